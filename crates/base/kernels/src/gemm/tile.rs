@@ -1,0 +1,131 @@
+//! The register tile: a few rows by a few vectors of `c` held in registers over a block of `k`.
+
+use super::Out;
+use crate::simd::Portable;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
+use crate::simd::{Kernel, Level, MAX_LANES, Simd};
+
+/// Rows and columns of the tile at `level`.
+pub fn shape(level: Level) -> (usize, usize) {
+    fn of<S: Simd>() -> (usize, usize) {
+        (S::TILE.0, S::TILE.1 * S::LANES)
+    }
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => of::<Avx512>(),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => of::<Avx2>(),
+        _ => of::<Portable>(),
+    }
+}
+
+/// A block of `c` from packed panels of `a` and `b`, which lie `a_panel` and `b_panel` floats apart.
+pub struct Block {
+    pub c: Out,
+    pub a: *const f32,
+    pub a_panel: usize,
+    pub b: *const f32,
+    pub b_panel: usize,
+    /// m, k, n
+    pub shape: (usize, usize, usize),
+    pub accumulate: bool,
+}
+
+impl Kernel for Block {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (m, _, n) = self.shape;
+        let (mr, nr) = (S::TILE.0, S::TILE.1 * S::LANES);
+        for j in (0..n).step_by(nr) {
+            for i in (0..m).step_by(mr) {
+                // SAFETY: whoever made the block vouches for the panels and for `c`.
+                unsafe { self.tile(s, i, j) };
+            }
+        }
+    }
+}
+
+impl Block {
+    /// The tile at `(i, j)`, computed no larger than what is left of the block needs.
+    #[inline(always)]
+    unsafe fn tile<S: Simd>(&self, s: S, i: usize, j: usize) {
+        let (m, _, n) = self.shape;
+        let few_rows = m - i <= S::TILE.0 / 2;
+        let one_vector = n - j <= S::LANES;
+        // SAFETY: passed on. The branches on `S::TILE` are decided at compile time.
+        unsafe {
+            match (S::TILE, few_rows, one_vector) {
+                ((4, 1), false, _) => self.micro::<S, 4, 4, 1, 1>(s, i, j),
+                ((4, 1), true, _) => self.micro::<S, 2, 4, 1, 1>(s, i, j),
+                ((6, 2), false, false) => self.micro::<S, 6, 6, 2, 2>(s, i, j),
+                ((6, 2), true, false) => self.micro::<S, 3, 6, 2, 2>(s, i, j),
+                ((6, 2), false, true) => self.micro::<S, 6, 6, 1, 2>(s, i, j),
+                ((6, 2), true, true) => self.micro::<S, 3, 6, 1, 2>(s, i, j),
+                ((14, 2), false, false) => self.micro::<S, 14, 14, 2, 2>(s, i, j),
+                ((14, 2), true, false) => self.micro::<S, 7, 14, 2, 2>(s, i, j),
+                ((14, 2), false, true) => self.micro::<S, 14, 14, 1, 2>(s, i, j),
+                ((14, 2), true, true) => self.micro::<S, 7, 14, 1, 2>(s, i, j),
+                (tile, ..) => unreachable!("no micro-kernel for a tile of {tile:?}"),
+            }
+        }
+    }
+
+    /// `R` rows of panels packed `MR` wide, by `C` vectors of panels packed `NV` vectors wide.
+    #[inline(always)]
+    unsafe fn micro<S: Simd, const R: usize, const MR: usize, const C: usize, const NV: usize>(
+        &self,
+        s: S,
+        i: usize,
+        j: usize,
+    ) {
+        let (m, k, n) = self.shape;
+        let mut acc = [[s.zero(); C]; R];
+        // SAFETY: panel i / MR of `a` and panel j / (NV * LANES) of `b` hold `k` steps each.
+        unsafe {
+            let mut a = self.a.add(i / MR * self.a_panel);
+            let mut b = self.b.add(j / (NV * S::LANES) * self.b_panel);
+            for _ in 0..k {
+                let mut bv = [s.zero(); C];
+                for v in 0..C {
+                    bv[v] = s.load(b.add(v * S::LANES));
+                }
+                for r in 0..R {
+                    let x = s.splat(*a.add(r));
+                    for v in 0..C {
+                        acc[r][v] = s.fma(x, bv[v], acc[r][v]);
+                    }
+                }
+                a = a.add(MR);
+                b = b.add(NV * S::LANES);
+            }
+        }
+        let (rows, cols) = (R.min(m - i), (C * S::LANES).min(n - j));
+        // SAFETY: element (i, j) of `c` is ours.
+        let c = unsafe { self.c.offset(i, j) };
+        if rows == R && cols == C * S::LANES {
+            for r in 0..R {
+                for v in 0..C {
+                    // SAFETY: the whole tile lies inside `c`.
+                    unsafe {
+                        let to = c.ptr.add(r * c.stride + v * S::LANES);
+                        s.store(to, if self.accumulate { s.add(s.load(to), acc[r][v]) } else { acc[r][v] });
+                    }
+                }
+            }
+            return;
+        }
+        for r in 0..rows {
+            let mut row = [0.0; 2 * MAX_LANES];
+            for v in 0..C {
+                s.put(&mut row, v * S::LANES, acc[r][v]);
+            }
+            // SAFETY: `rows` by `cols` of `c` from (i, j) are ours.
+            let to = unsafe { c.row(r, 0, cols) };
+            for (to, x) in to.iter_mut().zip(row) {
+                *to = if self.accumulate { *to + x } else { x };
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Cross-entropy of a linear head, a chunk of rows at a time: the logits of the whole batch never exist.
+
+use crate::gemm::{Mat, matmul};
+use crate::softmax::{row_lse, row_softmax};
+use crate::{scratch, simd};
+use rayon::prelude::*;
+
+/// A target that counts for nothing.
+pub const IGNORE: i32 = -100;
+
+/// The head's input `x [N, d_model]`, its weights `w [vocab, d_model]`, and the token wanted at each row `[N]`.
+#[derive(Clone, Copy)]
+pub struct LinearLoss<'a> {
+    pub x: &'a [f32],
+    pub w: &'a [f32],
+    pub targets: &'a [i32],
+    pub d_model: usize,
+    pub vocab: usize,
+}
+
+/// `nll[i] = lse[i] - logit of targets[i]`, 0 where ignored; `lse[i]` = log of the sum of the exponentials of row
+/// `i`'s logits, 0 where ignored. Both `[N]`.
+pub fn linear_nll_forward(l: &LinearLoss, nll: &mut [f32], lse: &mut [f32]) {
+    l.check("linear_nll_forward", &[("nll", nll.len()), ("lse", lse.len())]);
+    nll.fill(0.0);
+    lse.fill(0.0);
+    let level = simd::level();
+    l.for_chunks(|rows, x, logits| {
+        matmul(logits, Mat::new(x, rows.len(), l.d_model), l.weights().t(), false);
+        let found: Vec<(f32, f32)> = rows
+            .par_iter()
+            .zip(logits.par_chunks(l.vocab))
+            .map(|(&i, z)| {
+                let lse = row_lse(level, z);
+                (lse - z[l.targets[i] as usize], lse)
+            })
+            .collect();
+        for (&i, found) in rows.iter().zip(found) {
+            (nll[i], lse[i]) = found;
+        }
+    });
+}
+
+/// The gradients of [`linear_nll_forward`] for the gradient `d_nll [N]` of `nll`; overwrites `dx` and `dw`.
+/// The logits are computed again.
+pub fn linear_nll_backward(l: &LinearLoss, lse: &[f32], d_nll: &[f32], dx: &mut [f32], dw: &mut [f32]) {
+    l.check("linear_nll_backward", &[("lse", lse.len()), ("d_nll", d_nll.len())]);
+    l.gradients(d_nll, Some(lse), dx, dw, |_, _| {});
+}
+
+/// [`linear_nll_forward`] and the gradients of `sum(weights[i] * nll[i])` in one pass; overwrites `nll`, `dx`, `dw`.
+pub fn linear_cross_entropy(l: &LinearLoss, weights: &[f32], nll: &mut [f32], dx: &mut [f32], dw: &mut [f32]) {
+    l.check("linear_cross_entropy", &[("weights", weights.len()), ("nll", nll.len())]);
+    nll.fill(0.0);
+    l.gradients(weights, None, dx, dw, |i, x| nll[i] = x);
+}
+
+/// Floats of one chunk's logits, about, and the bounds on its rows.
+const CHUNK: usize = 2 << 20;
+const MIN_ROWS: usize = 128;
+const MAX_ROWS: usize = 512;
+
+impl LinearLoss<'_> {
+    fn weights(&self) -> Mat<'_> {
+        Mat::new(self.w, self.vocab, self.d_model)
+    }
+
+    fn check(&self, what: &str, per_row: &[(&str, usize)]) {
+        let (n, d, v) = (self.targets.len(), self.d_model, self.vocab);
+        assert_eq!(self.x.len(), n * d, "{what}: x has {} floats, {n} targets x {d}", self.x.len());
+        assert_eq!(self.w.len(), v * d, "{what}: w has {} floats, vocab {v} x {d}", self.w.len());
+        for (name, len) in per_row {
+            assert_eq!(*len, n, "{what}: {name} has {len} elements, but there are {n} targets");
+        }
+        for (i, &t) in self.targets.iter().enumerate() {
+            let inside = t == IGNORE || (t >= 0 && (t as usize) < v);
+            assert!(inside, "{what}: target {t} at row {i} is outside the vocabulary of {v}");
+        }
+    }
+
+    /// Calls `f` with the rows that count, their inputs side by side, and room for their logits.
+    fn for_chunks(&self, mut f: impl FnMut(&[usize], &[f32], &mut [f32])) {
+        let d = self.d_model;
+        let active: Vec<usize> = (0..self.targets.len()).filter(|&i| self.targets[i] != IGNORE).collect();
+        let rows = (CHUNK / self.vocab.max(1)).clamp(MIN_ROWS, MAX_ROWS).min(active.len());
+        scratch::with(rows * self.vocab, |logits| {
+            scratch::with(rows * d, |x| {
+                for chunk in active.chunks(rows.max(1)) {
+                    for (at, &i) in chunk.iter().enumerate() {
+                        x[at * d..][..d].copy_from_slice(&self.x[i * d..][..d]);
+                    }
+                    f(chunk, &x[..chunk.len() * d], &mut logits[..chunk.len() * self.vocab]);
+                }
+            });
+        });
+    }
+
+    /// `dx` and `dw` for `weights` on the rows' losses; hands each row's loss to `report`.
+    fn gradients(
+        &self,
+        weights: &[f32],
+        lse: Option<&[f32]>,
+        dx: &mut [f32],
+        dw: &mut [f32],
+        mut report: impl FnMut(usize, f32),
+    ) {
+        let d = self.d_model;
+        assert_eq!(dx.len(), self.x.len(), "linear loss: dx has {} floats, x {}", dx.len(), self.x.len());
+        assert_eq!(dw.len(), self.w.len(), "linear loss: dw has {} floats, w {}", dw.len(), self.w.len());
+        dx.par_chunks_mut(1 << 16).for_each(|dx| dx.fill(0.0));
+        let level = simd::level();
+        let mut accumulate = false;
+        self.for_chunks(|rows, x, logits| {
+            let x = Mat::new(x, rows.len(), d);
+            matmul(logits, x, self.weights().t(), false);
+            let losses: Vec<f32> = rows
+                .par_iter()
+                .zip(logits.par_chunks_mut(self.vocab))
+                .map(|(&i, z)| {
+                    let (target, weight) = (self.targets[i] as usize, weights[i]);
+                    let lse = lse.map_or_else(|| row_lse(level, z), |lse| lse[i]);
+                    let loss = lse - z[target];
+                    if weight == 0.0 {
+                        z.fill(0.0);
+                    } else {
+                        row_softmax(level, z, lse, weight);
+                        z[target] -= weight;
+                    }
+                    loss
+                })
+                .collect();
+            rows.iter().zip(losses).for_each(|(&i, loss)| report(i, loss));
+            let dz = Mat::new(logits, rows.len(), self.vocab);
+            matmul(dw, dz.t(), x, accumulate);
+            accumulate = true;
+            scratch::with(rows.len() * d, |part| {
+                matmul(part, dz, self.weights(), false);
+                for (part, &i) in part.chunks(d.max(1)).zip(rows) {
+                    dx[i * d..][..d].copy_from_slice(part);
+                }
+            });
+        });
+        if !accumulate {
+            dw.fill(0.0);
+        }
+    }
+}

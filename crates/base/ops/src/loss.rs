@@ -1,0 +1,123 @@
+//! The output layer and the cross-entropy loss in one operation: the logits of the whole batch never exist.
+
+use std::sync::Arc;
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Tensor, TensorData};
+use cupola_kernels::{LinearLoss, linear_cross_entropy as fused, linear_nll_backward, linear_nll_forward};
+
+use crate::embedding::int_tensor;
+use crate::host::{HostOp, Output, Saved, apply, erase};
+
+/// The label of a position without a loss.
+pub const IGNORE: i32 = -100;
+
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    d_model: usize,
+    vocab: usize,
+}
+
+impl Sizes {
+    fn problem<'a>(&self, x: &'a [f32], w: &'a [f32], targets: &'a [i32]) -> LinearLoss<'a> {
+        LinearLoss { x, w, targets, d_model: self.d_model, vocab: self.vocab }
+    }
+}
+
+#[derive(Debug)]
+struct WeightedLoss {
+    sizes: Sizes,
+    targets: Arc<[i32]>,
+    weights: Arc<[f32]>,
+}
+
+impl HostOp<2> for WeightedLoss {
+    const KEEP_INPUTS: bool = false;
+
+    fn forward(&self, [x, w]: [&[f32]; 2], track: bool) -> Output {
+        let problem = self.sizes.problem(x, w, &self.targets);
+        let mut nll = vec![0.0; self.targets.len()];
+        let saved = if track {
+            let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+            fused(&problem, &self.weights, &mut nll, &mut dx, &mut dw);
+            vec![dx, dw]
+        } else {
+            let mut lse = vec![0.0; nll.len()];
+            linear_nll_forward(&problem, &mut nll, &mut lse);
+            vec![]
+        };
+        let loss: f64 = nll.iter().zip(self.weights.iter()).map(|(n, w)| f64::from(*n) * f64::from(*w)).sum();
+        Output { shape: vec![1], data: vec![loss as f32], saved }
+    }
+
+    fn backward(&self, saved: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
+        let scaled = |i: usize| {
+            saved.needs[i].then(|| {
+                let g = &saved.saved[i];
+                if grad[0] == 1.0 { g.clone() } else { g.iter().map(|v| v * grad[0]).collect() }
+            })
+        };
+        [scaled(0), scaled(1)]
+    }
+}
+
+/// `sum_i weights[i] · nll_i` of the logits `x·wᵀ`, shape `[1]`: x `[N, D]`, w `[V, D]`, targets and weights `[N]`;
+/// a target of [`IGNORE`] counts nothing. The gradients are computed in the same pass.
+pub fn linear_cross_entropy(x: Tensor<2>, w: Tensor<2>, targets: &Arc<[i32]>, weights: &Arc<[f32]>) -> Tensor<1> {
+    if !crate::is_host(&x.device()) {
+        let n = targets.len();
+        let weights = Tensor::<1>::from_data(TensorData::new(weights.to_vec(), [n]), &x.device());
+        return (composed_nll(x, w, targets) * weights).sum();
+    }
+    let op = WeightedLoss { sizes: sizes(&x, &w, targets), targets: Arc::clone(targets), weights: Arc::clone(weights) };
+    apply(op, [erase(x), erase(w)])
+}
+
+#[derive(Debug)]
+struct TokenNll {
+    sizes: Sizes,
+    targets: Arc<[i32]>,
+}
+
+impl HostOp<2> for TokenNll {
+    fn forward(&self, [x, w]: [&[f32]; 2], _: bool) -> Output {
+        let (mut nll, mut lse) = (vec![0.0; self.targets.len()], vec![0.0; self.targets.len()]);
+        linear_nll_forward(&self.sizes.problem(x, w, &self.targets), &mut nll, &mut lse);
+        Output { shape: vec![nll.len()], data: nll, saved: vec![lse] }
+    }
+
+    fn backward(&self, saved: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
+        let (x, w) = (saved.inputs[0], saved.inputs[1]);
+        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+        linear_nll_backward(&self.sizes.problem(x, w, &self.targets), &saved.saved[0], grad, &mut dx, &mut dw);
+        [saved.needs[0].then_some(dx), saved.needs[1].then_some(dw)]
+    }
+}
+
+/// The negative log-likelihood of each target under the logits `x·wᵀ`, `[N]`; 0 where the target is [`IGNORE`].
+pub fn linear_nll(x: Tensor<2>, w: Tensor<2>, targets: &Arc<[i32]>) -> Tensor<1> {
+    if !crate::is_host(&x.device()) {
+        return composed_nll(x, w, targets);
+    }
+    apply(TokenNll { sizes: sizes(&x, &w, targets), targets: Arc::clone(targets) }, [erase(x), erase(w)])
+}
+
+fn sizes(x: &Tensor<2>, w: &Tensor<2>, targets: &[i32]) -> Sizes {
+    let ([rows, d_model], [vocab, inner]) = (x.dims(), w.dims());
+    assert_eq!(rows, targets.len(), "{rows} rows, but {} targets", targets.len());
+    assert_eq!(d_model, inner, "x has rows of {d_model}, the output layer of {inner}");
+    if let Some(bad) = targets.iter().find(|t| **t != IGNORE && (**t < 0 || **t as usize >= vocab)) {
+        panic!("target {bad} is outside the vocabulary of {vocab}");
+    }
+    Sizes { d_model, vocab }
+}
+
+/// The same from the tensor library's operations.
+pub(crate) fn composed_nll(x: Tensor<2>, w: Tensor<2>, targets: &[i32]) -> Tensor<1> {
+    let (n, device) = (targets.len(), x.device());
+    let index: Vec<u32> = targets.iter().map(|t| if *t == IGNORE { 0 } else { *t as u32 }).collect();
+    let counted: Vec<f32> = targets.iter().map(|t| f32::from(*t != IGNORE)).collect();
+    let logp = log_softmax(x.matmul(w.transpose()), 1);
+    let picked = logp.gather(1, int_tensor(&index, &device).reshape([n, 1])).reshape([n]);
+    -picked * Tensor::<1>::from_data(TensorData::new(counted, [n]), &device)
+}

@@ -1,0 +1,217 @@
+//! Each operation against the same mathematics composed of the tensor library's operations, gradients included.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+
+use crate::*;
+
+/// Numbers that look random and are the same each time.
+fn noise(n: usize, salt: u64) -> Vec<f32> {
+    let mut state = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..n).map(|_| next() * 2.0).collect()
+}
+
+fn leaf<const D: usize>(shape: [usize; D], salt: u64) -> Tensor<D> {
+    let n = shape.iter().product();
+    from_vec(noise(n, salt), shape, &Device::flex().autodiff()).require_grad()
+}
+
+fn close(what: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{what}: length");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        assert!((g - w).abs() <= 2e-5 + 1e-4 * w.abs(), "{what}[{i}]: got {g}, want {w}");
+    }
+}
+
+/// Compares results, and the gradients of a random projection of them.
+fn same<const N: usize, const D: usize>(
+    what: &str,
+    leaves: [Tensor<2>; N],
+    ours: impl Fn([Tensor<2>; N]) -> Tensor<D>,
+    composed: impl Fn([Tensor<2>; N]) -> Tensor<D>,
+) {
+    let run = |f: &dyn Fn([Tensor<2>; N]) -> Tensor<D>| {
+        let out = f(leaves.clone());
+        let shape = out.dims();
+        let weights = from_vec(noise(shape.iter().product(), 99), shape, &Device::flex().autodiff());
+        let grads = (out.clone() * weights).sum().backward();
+        (to_vec(&out), leaves.each_ref().map(|l| to_vec(&l.grad(&grads).unwrap())))
+    };
+    let ((got, got_grads), (want, want_grads)) = (run(&ours), run(&composed));
+    close(what, &got, &want);
+    for (i, (g, w)) in got_grads.iter().zip(&want_grads).enumerate() {
+        close(&format!("{what}, gradient {i}"), g, w);
+    }
+}
+
+#[test]
+fn linear_equals_its_composed_form() {
+    for [n, k, m] in [[1, 1, 1], [1, 7, 5], [3, 16, 17], [33, 31, 65], [64, 48, 96]] {
+        same(
+            &format!("linear {n}x{k}x{m}"),
+            [leaf([n, k], 1), leaf([m, k], 2)],
+            |[x, w]| linear(x, w),
+            |[x, w]| crate::linear::composed(x, w),
+        );
+    }
+}
+
+#[test]
+fn rms_norm_equals_its_composed_form() {
+    for [n, d] in [[1, 1], [1, 5], [7, 33], [40, 64]] {
+        same(
+            &format!("rms_norm {n}x{d}"),
+            [leaf([n, d], 3), leaf([1, d], 4)],
+            |[x, w]| rms_norm(x, w.reshape([d]), 1e-5),
+            |[x, w]| crate::norm::composed(x, w.reshape([d]), 1e-5),
+        );
+    }
+}
+
+#[test]
+fn swiglu_equals_its_composed_form() {
+    for [n, d] in [[1, 1], [3, 17], [20, 64]] {
+        same(
+            &format!("swiglu {n}x{d}"),
+            [leaf([n, d], 5), leaf([n, d], 6)],
+            |[g, u]| swiglu(g, u),
+            |[g, u]| crate::activation::composed(g, u),
+        );
+    }
+}
+
+#[test]
+fn embedding_equals_its_composed_form() {
+    for (v, d, ids) in [(1, 3, vec![0]), (9, 8, vec![3, 3, 8, 0, 3])] {
+        let ids: Arc<[u32]> = ids.into();
+        same(
+            "embedding",
+            [leaf([v, d], 7)],
+            |[t]| embedding(t, &ids),
+            |[t]| crate::embedding::composed(t, &ids),
+        );
+    }
+}
+
+#[test]
+fn rope_equals_its_composed_form() {
+    for (heads, d_head, rotary) in [(1, 2, 2), (3, 8, 8), (2, 12, 8)] {
+        let half = rotary / 2;
+        let angle = |i: usize| (i / half) as f32 * 0.7 + (i % half) as f32 * 0.3;
+        let angles = Arc::new(RopeAngles {
+            cos: (0..16 * half).map(|i| angle(i).cos()).collect(),
+            sin: (0..16 * half).map(|i| angle(i).sin()).collect(),
+            rotary_dim: rotary,
+        });
+        let positions: Arc<[u32]> = vec![0, 1, 5, 15, 2].into();
+        same(
+            "rope",
+            [leaf([5, heads * d_head], 8)],
+            |[x]| rope(x, &angles, &positions, heads),
+            |[x]| crate::rope::composed(x, &angles, &positions, heads),
+        );
+    }
+}
+
+#[test]
+fn attention_equals_its_composed_form() {
+    for (batch, seq, n_heads, n_kv_heads, d_head) in [(1, 1, 1, 1, 1), (2, 5, 2, 1, 3), (1, 33, 4, 2, 16), (2, 70, 3, 3, 8)] {
+        let heads = Heads { batch, n_heads, n_kv_heads, d_head };
+        let segments: Vec<u32> = (0..batch * seq).map(|i| (i % seq) as u32 * 3 / seq as u32).collect();
+        for (name, mask) in [("causal", Mask::causal(batch, seq)), ("segments", Mask::causal_segments(&segments, seq))] {
+            let rows = batch * seq;
+            same(
+                &format!("attention {name} {batch}x{seq}"),
+                [leaf([rows, n_heads * d_head], 9), leaf([rows, n_kv_heads * d_head], 10), leaf([rows, n_kv_heads * d_head], 11)],
+                |[q, k, v]| attention(q, k, v, heads, &mask),
+                |[q, k, v]| crate::attention::composed(q, k, v, heads, &mask),
+            );
+        }
+    }
+}
+
+#[test]
+fn token_losses_equal_their_composed_form() {
+    for [n, d, v] in [[1, 1, 2], [5, 8, 11], [130, 16, 67]] {
+        let targets: Arc<[i32]> =
+            (0..n).map(|i| if i % 4 == 3 { IGNORE } else { (i * 7 % v) as i32 }).collect();
+        same(
+            "linear_nll",
+            [leaf([n, d], 12), leaf([v, d], 13)],
+            |[x, w]| linear_nll(x, w, &targets),
+            |[x, w]| crate::loss::composed_nll(x, w, &targets),
+        );
+    }
+}
+
+#[test]
+fn the_fused_loss_equals_the_weighted_sum_of_token_losses() {
+    let (n, d, v) = (37, 8, 29);
+    let targets: Arc<[i32]> = (0..n).map(|i| if i % 5 == 0 { IGNORE } else { (i % v) as i32 }).collect();
+    let weights: Arc<[f32]> = (0..n).map(|i| if i % 3 == 0 { 0.0 } else { 0.01 * i as f32 }).collect();
+    same(
+        "linear_cross_entropy",
+        [leaf([n, d], 14), leaf([v, d], 15)],
+        |[x, w]| linear_cross_entropy(x, w, &targets, &weights),
+        |[x, w]| {
+            let row = from_vec(weights.to_vec(), [n], &Device::flex().autodiff());
+            (crate::loss::composed_nll(x, w, &targets) * row).sum()
+        },
+    );
+}
+
+#[test]
+fn cached_attention_equals_attention_over_the_whole_sequence() {
+    let (n_heads, n_kv_heads, d_head, seq) = (4, 2, 8, 13);
+    let heads = Heads { batch: 1, n_heads, n_kv_heads, d_head };
+    let device = Device::flex();
+    let make = |width: usize, salt| from_vec(noise(seq * width, salt), [seq, width], &device);
+    let (q, k, v) = (make(n_heads * d_head, 1), make(n_kv_heads * d_head, 2), make(n_kv_heads * d_head, 3));
+    let whole = attention(q.clone(), k.clone(), v.clone(), heads, &Mask::causal(1, seq));
+    let mut cache = LayerCache::default();
+    let mut parts = Vec::new();
+    for (start, rows) in [(0, 6), (6, 1), (7, 4), (11, 2)] {
+        let cut = |t: &Tensor<2>| t.clone().narrow(0, start, rows);
+        let mut spans = [Span { cache: &mut cache, rows }];
+        parts.push(attention_cached(cut(&q), cut(&k), cut(&v), heads, &mut spans));
+    }
+    close("cached attention", &to_vec(&Tensor::cat(parts, 0)), &to_vec(&whole));
+}
+
+#[test]
+fn frozen_inputs_get_no_gradient_and_do_not_disturb_the_others() {
+    let device = Device::flex().autodiff();
+    let x = leaf([4, 6], 1);
+    let frozen: Tensor<2> = from_vec(noise(18, 2), [3, 6], &device);
+    let grads = linear(x.clone(), frozen.clone()).sum().backward();
+    assert!(frozen.grad(&grads).is_none());
+    assert_eq!(x.grad(&grads).unwrap().dims(), [4, 6]);
+}
+
+#[test]
+fn an_unshared_tensor_is_updated_in_place() {
+    let tensor: Tensor<2> = from_vec(vec![1.0; 6], [2, 3], &Device::flex());
+    let (tensor, in_place) = update(tensor, |data| data[4] = 5.0);
+    assert!(in_place);
+    let shared = tensor.clone();
+    let (changed, in_place) = update(tensor, |data| data[0] = 7.0);
+    assert!(!in_place);
+    assert_eq!((to_vec(&shared)[0], to_vec(&changed)[0]), (1.0, 7.0));
+}
+
+#[test]
+fn int8_products_equal_products_with_the_decoded_weight() {
+    let (n, k, m) = (3, 37, 11);
+    let weight = Int8Weight::quantize(&noise(m * k, 4), m, k, 16);
+    let x: Tensor<2> = from_vec(noise(n * k, 5), [n, k], &Device::flex());
+    let dense = from_vec(weight.dequantize(), [m, k], &Device::flex());
+    close("int8", &to_vec(&linear_int8(x.clone(), &weight)), &to_vec(&crate::linear::composed(x, dense)));
+}

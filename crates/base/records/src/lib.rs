@@ -1,0 +1,116 @@
+//! Reading records from anything, and the documents in which cleaned text is handed from stage to stage.
+//!
+//! [`expand`] turns files, folders and globs into a list of files; [`read_records`] reads one of them, whatever its
+//! format and compression, as a stream of JSON objects. Every defect is an error that names file, line and cause. After
+//! a broken *record* the stream goes on, so the caller chooses between failing and counting; after a broken *container*
+//! (a cut-off gzip stream, a Parquet file without a footer) it ends.
+//!
+//! Memory is bounded by [`MAX_RECORD_BYTES`] per line and [`MAX_TEXT_BYTES`] per text file: compressed input is
+//! decompressed as it is read, and input that unpacks more than [`MAX_UNPACK_RATIO`] to one is refused.
+
+mod documents;
+mod expand;
+mod lines;
+mod open;
+mod parquet;
+mod values;
+
+use std::path::{Path, PathBuf};
+
+use cupola_artifact::{Error, Result};
+use serde_json::Value;
+
+pub use documents::{
+    Document, DocumentWriter, Split, TRAIN_FILE, VALIDATION_FILE, read_documents, split_by_position, total_bytes,
+};
+pub use expand::{KNOWN_EXTENSIONS, expand};
+
+/// The longest line of JSONL, or element of a JSON array, in bytes: 64 MiB.
+pub const MAX_RECORD_BYTES: usize = 64 << 20;
+
+/// The longest text file that is read as one record, in bytes: 1 GiB.
+pub const MAX_TEXT_BYTES: usize = 1 << 30;
+
+/// How many bytes a compressed byte may become, once [`UNPACK_GRACE_BYTES`] have come out. Text seldom passes 20;
+/// gzip's format ends at 1,032 and zstd's has no end, which is what decompression bombs are made of.
+pub const MAX_UNPACK_RATIO: u64 = 500;
+
+/// What may come out of a compressed file before [`MAX_UNPACK_RATIO`] is enforced, in bytes: 256 MiB.
+pub const UNPACK_GRACE_BYTES: u64 = 256 << 20;
+
+/// One record and where it came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The file.
+    pub source: PathBuf,
+    /// The line it starts on, or its row in a Parquet file; from 1.
+    pub line: u64,
+    /// Always an object. A text file is one record, `{"text": …}`. Of a repeated key the last value wins.
+    pub value: Value,
+}
+
+/// The records of one file, in order; what [`read_records`] gives.
+pub type Records = Box<dyn Iterator<Item = Result<Record>> + Send>;
+
+/// Reads a file: text and Markdown (one record), JSONL, JSON (an array of objects, or one or more objects), Parquet; all
+/// but Parquet also compressed with gzip (any number of members) or zstd (any number of frames).
+///
+/// The name says what the file is; where the content clearly is something else, the content wins if it can be read (a
+/// gzip stream without `.gz`) and an error says so if not (`.gz` without a gzip stream).
+pub fn read_records(path: &Path) -> Result<Records> {
+    let opened = open::open(path)?;
+    let path = path.to_path_buf();
+    Ok(match opened.format {
+        open::Format::Parquet => Box::new(parquet::ParquetRecords::open(path)?),
+        open::Format::JsonLines => Box::new(lines::JsonLines::new(path, opened.reader, opened.skipped)),
+        open::Format::Json => Box::new(values::JsonValues::new(path, opened.reader)),
+        open::Format::Text => {
+            Box::new(std::iter::once_with(move || lines::whole_text(path, opened.reader, opened.skipped)))
+        }
+    })
+}
+
+/// Parses one JSON object; `offset` is where `bytes` starts in the (decompressed) file.
+fn parse_object(path: &Path, line: u64, offset: u64, bytes: &[u8]) -> Result<Record> {
+    let text = std::str::from_utf8(bytes).map_err(|e| invalid_utf8(path, line, offset, bytes, e))?;
+    match serde_json::from_str::<Value>(text) {
+        Ok(value @ Value::Object(_)) => Ok(Record { source: path.to_path_buf(), line, value }),
+        Ok(other) => {
+            Err(Error::failed(format!("{}: line {line} is {}, not a JSON object", path.display(), name_of(&other)))
+                .with_hint("each record must be an object such as {\"text\": \"…\"}"))
+        }
+        Err(e) => {
+            let full = e.to_string();
+            let cause = full.rsplit_once(" at line ").map_or(full.as_str(), |(cause, _)| cause);
+            let position = if e.line() > 1 {
+                format!("line {}, column {}", line + e.line() as u64 - 1, e.column())
+            } else {
+                format!("line {line}, column {}", e.column())
+            };
+            Err(Error::failed(format!("{}: {position}: broken JSON: {cause}", path.display()))
+                .with_hint("repair or remove the record, or let the stage count and skip broken ones"))
+        }
+    }
+}
+
+fn invalid_utf8(path: &Path, line: u64, offset: u64, bytes: &[u8], e: std::str::Utf8Error) -> Error {
+    let at = e.valid_up_to();
+    let byte = bytes.get(at).copied().unwrap_or_default();
+    Error::failed(format!(
+        "{}: line {line}: invalid UTF-8 at byte offset {} (0x{byte:02X})",
+        path.display(),
+        offset + at as u64
+    ))
+    .with_hint("the text must be UTF-8; convert it, e.g. `iconv -f latin1 -t utf-8`")
+}
+
+fn name_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}

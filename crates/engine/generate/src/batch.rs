@@ -1,0 +1,99 @@
+//! One step of continuous batching: the next tokens of several sequences, and pieces of prompts, in one forward pass.
+
+use std::sync::Arc;
+
+use cupola_nn::{Decoder, DecoderSpec, KvCache, Step};
+
+/// A sequence as the model sees it.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    tokens: Vec<u32>,
+    cache: KvCache,
+}
+
+impl Slot {
+    /// A sequence of which the model has seen nothing yet.
+    pub fn new(spec: &DecoderSpec, prompt: Vec<u32>) -> Self {
+        Self { tokens: prompt, cache: KvCache::new(spec) }
+    }
+
+    /// Adds a token that the model is to see next.
+    pub fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+    }
+
+    /// Its tokens, prompt included.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Tokens that the model has not seen yet.
+    pub fn pending(&self) -> usize {
+        self.tokens.len() - self.cache.len()
+    }
+
+    /// Bytes of its cache.
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+}
+
+/// How many tokens each sequence brings to the next step. Those that wait for one token get it; the others share
+/// `chunk` tokens evenly, and what a short prompt leaves goes to the longer ones, so that neither a long prompt holds up
+/// the others nor the others starve a long prompt.
+pub(crate) fn share(pending: &[usize], chunk: usize) -> Vec<usize> {
+    let mut rows = vec![1; pending.len()];
+    let mut prompts: Vec<usize> = (0..pending.len()).filter(|&i| pending[i] > 1).collect();
+    prompts.sort_by_key(|&i| pending[i]);
+    let mut left = chunk;
+    for (served, &i) in prompts.iter().enumerate() {
+        let fair = (left / (prompts.len() - served)).max(1);
+        rows[i] = pending[i].min(fair);
+        left = left.saturating_sub(rows[i]);
+    }
+    rows
+}
+
+/// The logits after the last token of each sequence of which the model has now seen all.
+pub(crate) struct Logits {
+    /// The sequences, by their place in the step.
+    pub owners: Vec<usize>,
+    data: Vec<f32>,
+    vocab: usize,
+}
+
+impl Logits {
+    /// Each sequence with its logits.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &[f32])> {
+        self.owners.iter().copied().zip(self.data.chunks(self.vocab.max(1)))
+    }
+}
+
+/// Shows the model the next `rows` tokens of each sequence.
+pub(crate) fn step(decoder: &Decoder, slots: &mut [&mut Slot], rows: &[usize]) -> Logits {
+    let (mut ids, mut owners, mut last) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, (slot, &n)) in slots.iter().zip(rows).enumerate() {
+        let seen = slot.cache.len();
+        ids.extend_from_slice(&slot.tokens[seen..seen + n]);
+        if n == slot.pending() {
+            owners.push(i);
+            last.push(ids.len() as u32 - 1);
+        }
+    }
+    let count = ids.len();
+    let ids: Arc<[u32]> = ids.into();
+    let mut steps: Vec<Step<'_>> =
+        slots.iter_mut().zip(rows).map(|(slot, &rows)| Step { cache: &mut slot.cache, rows }).collect();
+    let hidden = decoder.step(&ids, &mut steps); // [N, D]
+    if owners.is_empty() {
+        return Logits { owners, data: Vec::new(), vocab: 0 };
+    }
+    // Only the rows that somebody asks for go through the output layer.
+    let hidden = if last.len() == count { hidden } else { cupola_ops::embedding(hidden, &last.into()) };
+    let logits = decoder.logits(hidden);
+    Logits { owners, vocab: logits.dims()[1], data: cupola_ops::to_vec(&logits) }
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

@@ -1,0 +1,239 @@
+//! The engine's handle.
+
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use cupola_arch::Model;
+use cupola_artifact::{Context, Error, Result};
+use cupola_tokenizer::Tokenizer;
+
+use crate::worker::{Inbox, Submission, Worker};
+use crate::{EngineOptions, Event, FinishReason, Request, Sink, Stats, Usage};
+
+/// Generates text for many callers at once with continuous batching (Yu et al. 2022, "Orca"): every step takes the next
+/// token of all running sequences and a share of the prompts that are new.
+///
+/// A handle on one thread that owns the model; clones share it, and the thread ends with the last of them. The choice of
+/// a token depends on its own sequence alone, up to the last bits of the logits, which may differ with the number of rows
+/// in a matrix product.
+#[derive(Clone)]
+pub struct Engine {
+    handle: Arc<Handle>,
+}
+
+/// A finished text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// The text without stop strings and special tokens.
+    pub text: String,
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+struct Handle {
+    inbox: Arc<Inbox>,
+    tokenizer: Tokenizer,
+    options: EngineOptions,
+    max_seq_len: usize,
+    vocab_size: usize,
+    worker: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.inbox.lock().closed = true;
+        self.inbox.wake();
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A sink may hold the last handle; then this is the worker itself, which cannot wait for its own end.
+        if let Some(worker) = worker.filter(|w| w.thread().id() != std::thread::current().id()) {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("options", &self.handle.options).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Loads a model directory and starts the thread.
+    ///
+    /// # Errors
+    /// As [`crate::load_model`]; an unknown device.
+    pub fn load(model_dir: &Path, device: &str, options: &EngineOptions) -> Result<Self> {
+        let (model, tokenizer) = crate::load_model(model_dir, &cupola_ops::open(device)?)?;
+        Self::new(model, tokenizer, options)
+    }
+
+    /// Starts the thread for a model that is there already; the weights are shared, not copied.
+    ///
+    /// # Errors
+    /// When no thread can be started, or a limit is zero.
+    pub fn new(model: Model, tokenizer: Tokenizer, options: &EngineOptions) -> Result<Self> {
+        for (name, value) in [("max_batch", options.max_batch), ("prefill_chunk", options.prefill_chunk)] {
+            if value == 0 {
+                return Err(Error::usage(format!("`{name}` must be at least 1")));
+            }
+        }
+        let decoder = model.frozen().decoder;
+        let (max_seq_len, vocab_size) = (decoder.spec().max_seq_len, decoder.spec().vocab_size);
+        let inbox = Arc::new(Inbox::default());
+        let worker = Worker::new(decoder, tokenizer.clone(), options.clone(), Arc::clone(&inbox));
+        let thread = std::thread::Builder::new()
+            .name("generate".into())
+            .spawn(move || worker.run())
+            .context(|| "cannot start the generation thread".into())?;
+        let (options, worker) = (options.clone(), Mutex::new(Some(thread)));
+        Ok(Self { handle: Arc::new(Handle { inbox, tokenizer, options, max_seq_len, vocab_size, worker }) })
+    }
+
+    /// Takes a request; its events go to `sink`.
+    ///
+    /// # Errors
+    /// A failure when as many requests wait as may; a usage error when the prompt is empty, leaves no room for an answer
+    /// or has tokens that the model does not know, or when the sampling settings make no sense.
+    pub fn submit(&self, request: Request, sink: Sink) -> Result<()> {
+        self.send(request, sink, None)
+    }
+
+    fn send(&self, request: Request, mut sink: Sink, ids: Option<Sender<u32>>) -> Result<()> {
+        self.check(&request)?;
+        if request.params.max_tokens == 0 {
+            let usage = Usage { prompt_tokens: request.prompt.len(), ..Usage::default() };
+            sink(Event::Done(FinishReason::Length, usage));
+            return Ok(());
+        }
+        let seed = request.params.seed.unwrap_or_else(random_seed);
+        let mut state = self.handle.inbox.lock();
+        if state.closed {
+            return Err(Error::failed("the generation engine has stopped"));
+        }
+        let EngineOptions { max_batch, max_waiting, .. } = self.handle.options;
+        if state.waiting.len() + state.stats.running >= max_batch + max_waiting {
+            return Err(Error::failed(format!("the queue is full: {} requests wait already", state.waiting.len()))
+                .with_hint("try again in a moment, or allow more with `max_waiting`"));
+        }
+        state.waiting.push_back(Submission { request, sink, ids, seed, submitted: Instant::now() });
+        drop(state);
+        self.handle.inbox.wake();
+        Ok(())
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        let (tokens, limit) = (request.prompt.len(), self.handle.max_seq_len);
+        if tokens == 0 {
+            return Err(Error::usage("the prompt is empty"));
+        }
+        if tokens >= limit {
+            let message = format!("the prompt has {tokens} tokens, but prompt and answer together may have {limit}");
+            return Err(Error::usage(message).with_hint("shorten the prompt"));
+        }
+        let vocab = self.handle.vocab_size;
+        if let Some(id) = request.prompt.iter().find(|id| **id as usize >= vocab) {
+            return Err(Error::usage(format!("the prompt has the token {id}, but the model knows only {vocab}")));
+        }
+        let params = &request.params;
+        if !(params.temperature >= 0.0 && params.temperature.is_finite()) {
+            return Err(Error::usage(format!("`temperature` must be 0 or more, not {}", params.temperature)));
+        }
+        if !(0.0..=1.0).contains(&params.top_p) {
+            return Err(Error::usage(format!("`top_p` must be from 0 to 1, not {}", params.top_p)));
+        }
+        Ok(())
+    }
+
+    /// Generates one text and waits for it.
+    ///
+    /// # Errors
+    /// As [`Self::submit`]; when the model fails.
+    pub fn generate(&self, request: Request) -> Result<(String, FinishReason, Usage)> {
+        let all = self.generate_many(vec![request], &mut |_| {})?;
+        let only = all.into_iter().next().ok_or_else(|| Error::failed("the generation engine gave no answer"))?;
+        Ok((only.text, only.reason, only.usage))
+    }
+
+    /// Generates texts for many requests, as many at a time as a batch takes, and waits for all; `progress` hears how many
+    /// are done. The answers are in the order of the requests.
+    ///
+    /// # Errors
+    /// As [`Self::generate`], for the first that fails.
+    pub fn generate_many(&self, requests: Vec<Request>, progress: &mut dyn FnMut(usize)) -> Result<Vec<Generated>> {
+        let count = requests.len();
+        let (sender, events) = channel();
+        let mut texts = vec![String::new(); count];
+        let mut answers: Vec<Option<Generated>> = vec![None; count];
+        let mut requests = requests.into_iter().enumerate();
+        let mut submit_next = || -> Result<()> {
+            let Some((index, request)) = requests.next() else { return Ok(()) };
+            let sender = sender.clone();
+            self.submit(request, Box::new(move |event| sender.send((index, event)).is_ok()))
+        };
+        (0..count.min(self.handle.options.max_batch)).try_for_each(|_| submit_next())?;
+        let mut done = 0;
+        while done < count {
+            // This thread keeps a sender, so a lost worker shows as `closed` and not here; it answers all before it goes.
+            let (index, event) = events.recv().context(|| "the generation engine has stopped".into())?;
+            match event {
+                Event::Text(text) => texts[index].push_str(&text),
+                Event::Failed(message) => return Err(Error::failed(message)),
+                Event::Done(reason, usage) => {
+                    answers[index] = Some(Generated { text: std::mem::take(&mut texts[index]), reason, usage });
+                    done += 1;
+                    progress(done);
+                    submit_next()?;
+                }
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// As [`Self::generate`], but gives the token ids, an end token included.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub fn generate_ids(&self, request: Request) -> Result<(Vec<u32>, FinishReason, Usage)> {
+        let ((id_sender, ids), (sender, events)) = (channel(), channel());
+        self.send(request, Box::new(move |event| sender.send(event).is_ok()), Some(id_sender))?;
+        loop {
+            match events.recv().context(|| "the generation engine has stopped".into())? {
+                Event::Text(_) => {}
+                Event::Done(reason, usage) => return Ok((ids.try_iter().collect(), reason, usage)),
+                Event::Failed(message) => return Err(Error::failed(message)),
+            }
+        }
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> Stats {
+        let state = self.handle.inbox.lock();
+        Stats { waiting: state.waiting.len(), ..state.stats }
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.handle.tokenizer
+    }
+
+    /// Tokens that prompt and answer may have together.
+    pub fn max_seq_len(&self) -> usize {
+        self.handle.max_seq_len
+    }
+}
+
+/// A seed for a request that names none.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // Every `RandomState` is keyed anew.
+    RandomState::new().hash_one(0)
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

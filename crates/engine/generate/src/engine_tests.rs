@@ -1,0 +1,227 @@
+#![expect(clippy::unwrap_used, reason = "a failing test should panic")]
+
+use std::time::Duration;
+
+use cupola_artifact::Class;
+use cupola_testkit::{TempDir, tiny_llama_dir};
+
+use super::*;
+use crate::SamplingParams;
+
+fn engine_with(seed: u64, options: &EngineOptions) -> Engine {
+    let dir = TempDir::new("engine");
+    tiny_llama_dir(dir.path(), seed);
+    Engine::load(dir.path(), "cpu", options).unwrap()
+}
+
+fn engine(seed: u64) -> Engine {
+    engine_with(seed, &EngineOptions::default())
+}
+
+fn greedy(prompt: &str, max_tokens: usize) -> Request {
+    let params = SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..Default::default() };
+    Request { prompt: prompt.bytes().map(u32::from).collect(), params }
+}
+
+#[test]
+fn an_answer_is_the_same_alone_and_in_company() {
+    let engine = engine_with(1, &EngineOptions { max_batch: 3, prefill_chunk: 4, ..Default::default() });
+    let prompts = ["a", "hello there", "x y z", "the quick brown fox jumps over the lazy dog", "?", "12345678"];
+    let mut requests: Vec<Request> = prompts.iter().map(|p| greedy(p, 24)).collect();
+    // Sampled ones are as repeatable as greedy ones.
+    let sampled = SamplingParams { temperature: 0.8, top_p: 0.9, seed: Some(5), ..requests[0].params.clone() };
+    requests.extend(prompts.iter().map(|p| Request { params: sampled.clone(), ..greedy(p, 24) }));
+    let alone: Vec<_> = requests.iter().map(|r| engine.generate(r.clone()).unwrap()).collect();
+    let mut progress = Vec::new();
+    let together = engine.generate_many(requests, &mut |n| progress.push(n)).unwrap();
+    assert_eq!(progress, (1..=12).collect::<Vec<_>>());
+    for (one, many) in alone.iter().zip(&together) {
+        assert_eq!((&one.0, one.1), (&many.text, many.reason));
+        assert_eq!(many.usage.completion_tokens, 24);
+        assert_eq!(many.reason, FinishReason::Length);
+    }
+}
+
+#[test]
+fn the_text_is_that_of_the_tokens() {
+    let engine = engine(2);
+    let (ids, reason, usage) = engine.generate_ids(greedy("ab", 40)).unwrap();
+    let (text, ..) = engine.generate(greedy("ab", 40)).unwrap();
+    assert_eq!((ids.len(), usage.completion_tokens, usage.prompt_tokens), (40, 40, 2));
+    assert_eq!(reason, FinishReason::Length);
+    assert_eq!(engine.tokenizer().decode(&ids).unwrap(), text);
+    assert!(usage.first_token_seconds > 0.0 && usage.total_seconds >= usage.first_token_seconds);
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it() {
+    let engine = engine(3);
+    let (text, ..) = engine.generate(greedy("abc", 60)).unwrap();
+    let chars: Vec<(usize, char)> = text.char_indices().collect();
+    let (at, end) = (chars[5].0, chars[8].0);
+    let stop = text[at..end].to_owned();
+    let first = text.find(&stop).unwrap();
+    let mut request = greedy("abc", 60);
+    request.params.stop = vec!["never seen".into(), stop];
+    let (cut, reason, usage) = engine.generate(request).unwrap();
+    assert_eq!((cut.as_str(), reason), (&text[..first], FinishReason::Stop));
+    assert!(usage.completion_tokens < 60);
+}
+
+#[test]
+fn an_end_token_ends_the_text_unless_ignored() {
+    // Every id the tiny model can choose is likely at a high temperature, the end tokens included.
+    let engine = engine(4);
+    let params = SamplingParams { temperature: 3.0, max_tokens: 240, seed: Some(1), ..Default::default() };
+    let request = Request { prompt: vec![65], params };
+    let (ids, reason, _) = engine.generate_ids(request.clone()).unwrap();
+    assert_eq!(reason, FinishReason::Stop);
+    let (last, before) = ids.split_last().unwrap();
+    assert!([256, 258].contains(last) && !before.iter().any(|id| [256, 258].contains(id)));
+    let ignoring = Request { params: SamplingParams { ignore_eos: true, ..request.params }, ..request };
+    let (more, reason, _) = engine.generate_ids(ignoring).unwrap();
+    assert_eq!((more.len(), reason), (240, FinishReason::Length));
+    assert_eq!(more[..ids.len()], ids);
+}
+
+#[test]
+fn the_context_ends_a_sequence() {
+    let engine = engine(5);
+    let (ids, reason, _) = engine.generate_ids(greedy(&"a".repeat(250), 100)).unwrap();
+    assert_eq!((ids.len(), reason), (6, FinishReason::Length));
+}
+
+#[test]
+fn what_cannot_be_generated_is_a_usage_error() {
+    let engine = engine(6);
+    let with = |params| Request { params, ..greedy("a", 1) };
+    for (request, word) in [
+        (greedy("", 1), "empty"),
+        (greedy(&"a".repeat(256), 1), "256 tokens"),
+        (Request { prompt: vec![320], ..greedy("", 1) }, "320"),
+        (with(SamplingParams { temperature: f32::NAN, ..Default::default() }), "temperature"),
+        (with(SamplingParams { top_p: 1.5, ..Default::default() }), "top_p"),
+    ] {
+        let error = engine.generate(request).unwrap_err();
+        assert_eq!(error.class(), Class::Usage);
+        assert!(error.chain().contains(word), "{}", error.chain());
+    }
+    assert_eq!(engine.generate(greedy("a", 0)).unwrap().1, FinishReason::Length);
+}
+
+#[test]
+fn a_full_queue_refuses_and_then_takes_again() {
+    let engine = engine_with(7, &EngineOptions { max_batch: 1, max_waiting: 1, ..Default::default() });
+    // The first sequence stands still until the gate opens.
+    let (open, gate) = channel::<()>();
+    let (sender, events) = channel();
+    let first = sender.clone();
+    let hold = Box::new(move |event| {
+        if matches!(event, Event::Text(_)) {
+            let _ = gate.recv();
+        }
+        first.send(event).is_ok()
+    });
+    engine.submit(greedy("a", 5), hold).unwrap();
+    engine.submit(greedy("b", 5), Box::new(move |event| sender.send(event).is_ok())).unwrap();
+    let error = engine.submit(greedy("c", 5), Box::new(|_| true)).unwrap_err();
+    assert_eq!(error.class(), Class::Failed);
+    assert!(error.chain().contains("queue is full") && error.hint().is_some());
+    drop(open);
+    let done = events.iter().filter(|e| matches!(e, Event::Done(..))).count();
+    assert_eq!(done, 2);
+    engine.generate(greedy("c", 5)).unwrap();
+    let stats = engine.stats();
+    assert_eq!((stats.running, stats.waiting, stats.finished), (0, 0, 3));
+    assert_eq!((stats.prompt_tokens, stats.generated_tokens, stats.cache_bytes), (3, 15, 0));
+    assert!(stats.busy_seconds > 0.0);
+}
+
+#[test]
+fn a_caller_who_goes_away_cancels_only_his_own() {
+    let engine = engine(8);
+    let (sender, events) = channel();
+    let mut texts = 0;
+    let fickle = Box::new(move |event| {
+        texts += usize::from(matches!(event, Event::Text(_)));
+        let _ = sender.send(event);
+        texts < 2
+    });
+    engine.submit(greedy("abc", 200), fickle).unwrap();
+    // A sink that panics is one that went away.
+    engine.submit(greedy("abc", 200), Box::new(|_| panic!("a broken sink"))).unwrap();
+    assert_eq!(engine.generate(greedy("xyz", 20)).unwrap().2.completion_tokens, 20);
+    let last = events.iter().last().unwrap();
+    assert!(matches!(last, Event::Done(FinishReason::Cancelled, usage) if usage.completion_tokens < 200), "{last:?}");
+    engine.generate(greedy("a", 1)).unwrap();
+    assert_eq!(engine.stats().running, 0);
+}
+
+#[test]
+fn a_long_prompt_does_not_hold_up_a_short_one() {
+    let engine = engine_with(9, &EngineOptions { prefill_chunk: 8, ..Default::default() });
+    let (sender, events) = channel();
+    let submit = |name: &'static str, prompt: &str| {
+        let sender = sender.clone();
+        engine.submit(greedy(prompt, 2), Box::new(move |event| sender.send((name, event)).is_ok())).unwrap();
+    };
+    submit("long", &"a".repeat(240));
+    submit("short", "b");
+    drop(sender);
+    let order: Vec<&str> = events.iter().filter(|(_, e)| matches!(e, Event::Done(..))).map(|(name, _)| name).collect();
+    assert_eq!(order, ["short", "long"]);
+}
+
+#[test]
+fn the_last_handle_ends_the_thread_and_nobody_waits_for_ever() {
+    let engine = engine(10);
+    let (sender, events) = channel();
+    // Slow enough to be under way when the handle goes.
+    let slow = Box::new(move |event| {
+        std::thread::sleep(Duration::from_millis(2));
+        sender.send(event).is_ok()
+    });
+    engine.submit(greedy("abc", 250), slow).unwrap();
+    let copy = engine.clone();
+    drop(engine);
+    copy.generate(greedy("a", 1)).unwrap();
+    drop(copy);
+    let last = events.iter().last().unwrap();
+    assert!(matches!(&last, Event::Failed(message) if message.contains("shut down")), "{last:?}");
+}
+
+#[test]
+fn a_sink_may_hold_the_last_handle() {
+    let engine = engine(11);
+    let (sender, events) = channel();
+    let own = engine.clone();
+    let mut held = Some(own);
+    engine
+        .submit(
+            greedy("abc", 3),
+            Box::new(move |event| {
+                if matches!(event, Event::Done(..)) {
+                    held.take();
+                }
+                sender.send(event).is_ok()
+            }),
+        )
+        .unwrap();
+    drop(engine);
+    assert!(events.iter().any(|e| matches!(e, Event::Done(..))));
+}
+
+#[test]
+fn a_failure_of_the_model_fails_what_it_hit_and_the_engine_lives_on() {
+    let engine = engine(12);
+    let (sender, events) = channel();
+    // Past the check, a token that the model does not know makes it panic.
+    let request = Request { prompt: vec![100_000], ..greedy("a", 3) };
+    let sink = Box::new(move |event| sender.send(event).is_ok());
+    let submission = Submission { request, sink, ids: None, seed: 0, submitted: Instant::now() };
+    engine.handle.inbox.lock().waiting.push_back(submission);
+    engine.handle.inbox.wake();
+    let all: Vec<Event> = events.iter().collect();
+    assert!(matches!(&all[..], [Event::Failed(message)] if message.contains("the model failed")), "{all:?}");
+    assert_eq!(engine.generate(greedy("a", 3)).unwrap().2.completion_tokens, 3);
+}

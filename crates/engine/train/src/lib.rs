@@ -1,0 +1,9 @@
+//! Training: optimizers, schedules, the loop, metrics, checkpoints, loaders.
+
+pub mod loader;
+pub mod metrics;
+pub mod optim;
+pub mod schedule;
+mod trainer;
+
+pub use trainer::{Objective, Part, TrainIo, TrainSettings, TrainSummary, peak_memory, train};

@@ -1,0 +1,80 @@
+//! Batches of text: what comes next follows from the seed and the position alone, so that a resumed run goes on exactly.
+
+use cupola_nn::Rng;
+use serde::{Deserialize, Serialize};
+
+/// Goes through the numbers below `len` in random order, again and again, each round in a new order.
+#[derive(Clone, Debug)]
+pub struct Shuffle {
+    seed: u64,
+    len: usize,
+    order: Vec<u32>,
+    at: Position,
+}
+
+/// Where a [`Shuffle`] is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Rounds completed.
+    pub epoch: u64,
+    /// Numbers given in this round.
+    pub taken: usize,
+}
+
+impl Shuffle {
+    /// The order for `len` things; `len` is at least 1.
+    pub fn new(len: usize, seed: u64) -> Self {
+        assert!(len > 0, "nothing to shuffle");
+        let mut shuffle = Self { seed, len, order: vec![], at: Position::default() };
+        shuffle.go_to(Position::default());
+        shuffle
+    }
+
+    /// Where it is.
+    pub fn position(&self) -> Position {
+        self.at
+    }
+
+    /// Goes to a position.
+    pub fn go_to(&mut self, at: Position) {
+        self.order = Rng::new(self.seed, &format!("epoch {}", at.epoch)).permutation(self.len);
+        self.at = at;
+    }
+
+    /// The next number.
+    pub fn next(&mut self) -> usize {
+        if self.at.taken == self.len {
+            self.go_to(Position { epoch: self.at.epoch + 1, taken: 0 });
+        }
+        self.at.taken += 1;
+        self.order[self.at.taken - 1] as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_round_holds_each_number_once_in_its_own_order() {
+        let mut shuffle = Shuffle::new(10, 7);
+        let rounds: Vec<Vec<usize>> = (0..2).map(|_| (0..10).map(|_| shuffle.next()).collect()).collect();
+        for round in &rounds {
+            let mut sorted = round.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..10).collect::<Vec<_>>());
+        }
+        assert_ne!(rounds[0], rounds[1]);
+    }
+
+    #[test]
+    fn a_shuffle_goes_on_from_its_position() {
+        let mut shuffle = Shuffle::new(5, 3);
+        for _ in 0..7 {
+            shuffle.next();
+        }
+        let mut resumed = Shuffle::new(5, 3);
+        resumed.go_to(shuffle.position());
+        assert_eq!((0..9).map(|_| shuffle.next()).collect::<Vec<_>>(), (0..9).map(|_| resumed.next()).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,14 @@
+//! Families of models: one file each with its configuration and its weight names, and model directories.
+
+mod adapter;
+mod family;
+mod llama;
+mod model;
+mod source;
+
+pub use adapter::{apply as apply_adapter, save_adapter};
+pub use family::{ConfigJson, Family};
+pub use model::{Model, family};
+
+/// Every family.
+pub const ALL: &[&dyn Family] = &[&llama::Llama];

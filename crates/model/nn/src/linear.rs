@@ -1,0 +1,154 @@
+//! A linear layer: dense or quantized, with or without an adapter.
+
+use burn::tensor::{Device, Tensor};
+use cupola_artifact::{HostTensor, Result, StateDict};
+use cupola_ops::Int8Weight;
+
+use crate::lora::Lora;
+use crate::param::{Param, ParamMut};
+
+/// What kind of weights a linear layer holds.
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// 32-bit floats, `[d_out, d_in]`.
+    Dense(Param<2>),
+    /// int8 numbers with a scale for each group.
+    Int8 {
+        /// The name in the checkpoint.
+        name: String,
+        /// The numbers.
+        weight: Int8Weight,
+        /// Where products run.
+        device: Device,
+    },
+}
+
+impl Weight {
+    /// The name in the checkpoint.
+    pub fn name(&self) -> &str {
+        match self {
+            Weight::Dense(param) => param.name(),
+            Weight::Int8 { name, .. } => name,
+        }
+    }
+
+    /// `[d_out, d_in]`.
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Weight::Dense(param) => param.value().dims(),
+            Weight::Int8 { weight, .. } => [weight.d_out, weight.d_in],
+        }
+    }
+
+    /// The weight as a float tensor; decoded when it is quantized.
+    pub fn dense(&self) -> Tensor<2> {
+        match self {
+            Weight::Dense(param) => param.value(),
+            Weight::Int8 { weight, device, .. } => {
+                cupola_ops::from_vec(weight.dequantize(), [weight.d_out, weight.d_in], device)
+            }
+        }
+    }
+
+    fn product(&self, x: Tensor<2>) -> Tensor<2> {
+        match self {
+            Weight::Dense(param) => cupola_ops::linear(x, param.value()),
+            Weight::Int8 { weight, .. } => cupola_ops::linear_int8(x, weight),
+        }
+    }
+}
+
+/// `y = x·wᵀ + b`, plus an adapter's share.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// The weight, `[d_out, d_in]`.
+    pub weight: Weight,
+    /// The bias, `[d_out]`.
+    pub bias: Option<Param<1>>,
+    /// A low-rank adapter.
+    pub lora: Option<Lora>,
+}
+
+impl Linear {
+    /// A layer with a dense weight and nothing else.
+    pub fn dense(weight: Param<2>) -> Self {
+        Self { weight: Weight::Dense(weight), bias: None, lora: None }
+    }
+
+    /// x `[N, d_in]`, y `[N, d_out]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let mut y = self.weight.product(x.clone());
+        if let Some(lora) = &self.lora {
+            y = y + lora.forward(x);
+        }
+        match &self.bias {
+            Some(bias) => y + bias.value().unsqueeze::<2>(),
+            None => y,
+        }
+    }
+
+    /// Adds the adapter to the weight and removes it.
+    ///
+    /// # Errors
+    /// When the weight is quantized.
+    pub fn merge_adapter(&mut self) -> Result<()> {
+        let Some(lora) = self.lora.take() else { return Ok(()) };
+        match &mut self.weight {
+            Weight::Dense(param) => {
+                let merged = param.plain() + lora.delta();
+                param.set(merged);
+                Ok(())
+            }
+            Weight::Int8 { name, .. } => {
+                let message = format!("{name} is quantized: an adapter cannot be merged into it");
+                self.lora = Some(lora);
+                Err(cupola_artifact::Error::failed(message).with_hint("merge the adapter first, then compress"))
+            }
+        }
+    }
+
+    /// Replaces the dense weight by int8 numbers.
+    pub fn quantize_int8(&mut self, group: usize) {
+        if let Weight::Dense(param) = &self.weight {
+            let [d_out, d_in] = param.value().dims();
+            let weight = Int8Weight::quantize(&cupola_ops::to_vec(&param.value()), d_out, d_in, group);
+            let device = param.value().device().without_autodiff();
+            self.weight = Weight::Int8 { name: param.name().to_string(), weight, device };
+        }
+    }
+
+    /// Its parameters, the adapter's last.
+    pub fn params_mut<'a>(&'a mut self, out: &mut Vec<ParamMut<'a>>) {
+        if let Weight::Dense(param) = &mut self.weight {
+            out.push(ParamMut::Matrix(param));
+        }
+        if let Some(bias) = &mut self.bias {
+            out.push(ParamMut::Vector(bias));
+        }
+        if let Some(lora) = &mut self.lora {
+            lora.params_mut(out);
+        }
+    }
+
+    /// Adds what belongs in a checkpoint, adapters apart.
+    pub fn state(&self, out: &mut StateDict) {
+        match &self.weight {
+            Weight::Dense(param) => {
+                out.insert(param.name().to_string(), param.to_host());
+            }
+            Weight::Int8 { name, weight: w, .. } => {
+                out.insert(name.clone(), HostTensor::from_i8(vec![w.d_out, w.d_in], &w.q));
+                let groups = w.scales.len() / w.d_out.max(1);
+                out.insert(scale_name(name), HostTensor::from_f32(vec![w.d_out, groups], &w.scales));
+            }
+        }
+        if let Some(bias) = &self.bias {
+            out.insert(bias.name().to_string(), bias.to_host());
+        }
+    }
+}
+
+/// Where the scales of a quantized weight stand, as compressed-tensors names them.
+pub fn scale_name(weight: &str) -> String {
+    format!("{weight}_scale")
+}

@@ -1,0 +1,3 @@
+//! The methods.
+
+pub mod int8;

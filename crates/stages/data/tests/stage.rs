@@ -1,0 +1,204 @@
+//! The stage from files to artifact.
+#![expect(clippy::unwrap_used, reason = "a failing test should panic")]
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use cupola_artifact::stage::{PlanInputs, Report, Silent, Stage, StageContext};
+use cupola_artifact::{Class, Error, Result};
+use cupola_data::DataStage;
+use cupola_records::{Split, read_documents};
+use serde_json::{Value, json};
+
+fn run_into(recipe_dir: &Path, dir: &Path, config: &str) -> Result<Report> {
+    let configured = DataStage.configure(config.parse().unwrap())?;
+    fs::create_dir_all(dir).unwrap();
+    configured.run(&StageContext {
+        name: "corpus",
+        dir,
+        work: dir,
+        recipe_dir,
+        inputs: &[],
+        device: "cpu",
+        seed: 1,
+        progress: &Silent,
+    })
+}
+
+fn run(recipe_dir: &Path, config: &str) -> Result<(Report, Value)> {
+    let dir = recipe_dir.join("out");
+    let report = run_into(recipe_dir, &dir, config)?;
+    Ok((report, serde_json::from_slice(&fs::read(dir.join("report.json")).unwrap()).unwrap()))
+}
+
+fn fails(recipe_dir: &Path, config: &str) -> Error {
+    run(recipe_dir, config).map(|_| ()).unwrap_err()
+}
+
+/// Documents and bytes of a tally, and whether they add up.
+fn adds_up(tally: &Value) -> bool {
+    ["documents", "bytes"].iter().all(|unit| {
+        let dropped: u64 = tally["dropped"].as_object().unwrap().values().map(|c| c[unit].as_u64().unwrap()).sum();
+        tally["read"][unit].as_u64().unwrap() == tally["kept"][unit].as_u64().unwrap() + dropped
+    })
+}
+
+fn sentence(i: usize) -> String {
+    (0..30).map(|j| format!("w{} ", (i * 7919 + j * 104_729) % 10_007)).collect()
+}
+
+/// A folder with two files of many defects.
+fn corpus() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lines: Vec<String> =
+        (0..40).map(|i| json!({"id": format!("d{i}"), "text": sentence(i)}).to_string()).collect();
+    lines.push(json!({"id": "copy", "text": sentence(3)}).to_string());
+    lines.push(json!({"id": "near", "text": sentence(4).to_uppercase()}).to_string());
+    lines.push(json!({"id": "blank", "text": " \r\n"}).to_string());
+    lines.push(json!({"id": "none"}).to_string());
+    lines.push("{\"id\": \"broken".into());
+    fs::write(dir.path().join("a.jsonl"), lines.join("\n")).unwrap();
+    fs::write(dir.path().join("b.txt"), "cafe\u{301}\r\nau lait\0\r\n".repeat(20)).unwrap();
+    dir
+}
+
+const SKIP: &str = "sources = [\"*.jsonl\", \"b.txt\"]\non_error = \"skip\"\nsplit = \"position\"";
+
+#[test]
+fn every_document_is_kept_or_counted_under_its_reason() {
+    let dir = corpus();
+    let (report, json) = run(dir.path(), SKIP).unwrap();
+    assert!(adds_up(&json["total"]), "{json:#}");
+    assert!(json["sources"].as_object().unwrap().values().all(adds_up));
+    for reason in ["exact_duplicate", "near_duplicate", "empty", "no_text", "broken_record"] {
+        assert_eq!(json["total"]["dropped"][reason]["documents"], 1, "{reason}: {json:#}");
+    }
+    assert_eq!(json["total"]["read"]["documents"], 46);
+    assert_eq!(json["near_duplicate_clusters"], 1);
+    assert_eq!((&report.metrics["documents_in"], &report.metrics["documents_kept"]), (&json!(46), &json!(41)));
+    let text: u64 = ["train", "validation"].iter().map(|s| json[s]["bytes"].as_u64().unwrap()).sum();
+    let kept = json["total"]["kept"]["bytes"].as_i64().unwrap();
+    assert_eq!(text as i64, kept - json["bytes_removed_by_normalization"].as_i64().unwrap());
+    assert!(fs::read_to_string(dir.path().join("out/report.md")).unwrap().contains("dropped: near_duplicate"));
+}
+
+#[test]
+fn order_is_kept_and_text_is_normalized() {
+    let dir = corpus();
+    run(dir.path(), SKIP).unwrap();
+    let out = dir.path().join("out");
+    let mut all = read_documents(&out, Split::Train).unwrap();
+    all.extend(read_documents(&out, Split::Validation).unwrap());
+    let mut ids: Vec<&str> = all.iter().map(|d| d.id.trim_end_matches('+')).collect();
+    ids.dedup();
+    assert_eq!(ids[..3], ["d0", "d1", "d2"]);
+    assert_eq!(ids[40], "b.txt:1");
+    let text: String = all.iter().filter(|d| d.source == "b.txt").map(|d| d.text.as_str()).collect();
+    assert_eq!(text, "café\nau lait\n".repeat(20));
+}
+
+#[test]
+fn a_second_run_writes_the_same_bytes() {
+    let dir = corpus();
+    for out in ["one", "two"] {
+        run_into(dir.path(), &dir.path().join(out), SKIP).unwrap();
+    }
+    for file in ["train.jsonl.zst", "validation.jsonl.zst", "report.json", "report.md"] {
+        let read = |out: &str| fs::read(dir.path().join(out).join(file)).unwrap();
+        assert!(read("one") == read("two"), "{file}");
+    }
+}
+
+#[test]
+fn one_long_text_is_cut_at_the_last_tenth_to_the_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let text: String =
+        (0..1_115_394_u32).map(|i| if i % 40 == 39 { '\n' } else { char::from(b'a' + (i % 7) as u8) }).collect();
+    fs::write(dir.path().join("play.txt"), &text).unwrap();
+    run(dir.path(), "sources = [\"play.txt\"]\nsplit = \"position\"").unwrap();
+    let out = dir.path().join("out");
+    assert_eq!(read_documents(&out, Split::Train).unwrap()[0].text, text[..1_003_854]);
+    assert_eq!(read_documents(&out, Split::Validation).unwrap()[0].text, text[1_003_854..]);
+}
+
+#[test]
+fn compressed_sources_and_folders_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("c")).unwrap();
+    let lines: String = (0..20).map(|i| format!("{}\n", json!({"content": sentence(i)}))).collect();
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(lines.as_bytes()).unwrap();
+    fs::write(dir.path().join("c/a.jsonl.gz"), gz.finish().unwrap()).unwrap();
+    let config = "sources = [\"c\"]\nsplit = \"position\"\ntext_field = \"content\"";
+    assert_eq!(run(dir.path(), config).unwrap().1["total"]["kept"]["documents"], 20);
+    let error = fails(dir.path(), "sources = [\"c\"]");
+    assert!(error.chain().contains("a.jsonl.gz: line 1") && error.hint().unwrap().contains("content"), "{error:?}");
+}
+
+#[test]
+fn filters_drop_with_their_reason() {
+    let dir = corpus();
+    let error = fails(dir.path(), &format!("{SKIP}\nfilters = [\"gopher_quality\"]"));
+    assert!(error.chain().contains("nothing is left of the 46 documents"), "{}", error.chain());
+    assert!(error.chain().contains("gopher_short_doc") && error.hint().is_some(), "{}", error.chain());
+}
+
+#[test]
+fn a_broken_record_fails_with_its_line_and_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.jsonl"), "{\"text\": \"fine\"}\n\n{\"text\": \n").unwrap();
+    let error = fails(dir.path(), "sources = [\"a.jsonl\"]");
+    assert_eq!(error.class(), Class::Failed);
+    assert!(error.chain().contains("a.jsonl: line 3"), "{}", error.chain());
+    assert!(error.hint().unwrap().contains("on_error = \"skip\""));
+}
+
+#[test]
+fn invalid_utf8_fails_with_the_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.txt"), b"ab\xFFc").unwrap();
+    let error = fails(dir.path(), "sources = [\"a.txt\"]");
+    assert!(error.chain().contains("invalid UTF-8 at byte offset 2"), "{}", error.chain());
+}
+
+#[test]
+fn an_empty_corpus_is_an_error_that_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.txt"), "").unwrap();
+    fs::write(dir.path().join("b.jsonl"), "\n").unwrap();
+    for source in ["a.txt", "b.jsonl"] {
+        let error = fails(dir.path(), &format!("sources = [\"{source}\"]"));
+        assert!(format!("{} {}", error.chain(), error.hint().unwrap()).contains("the corpus is empty"), "{error:?}");
+    }
+}
+
+#[test]
+fn wrong_settings_are_usage_errors_with_hints() {
+    let dir = tempfile::tempdir().unwrap();
+    for (config, hint) in [
+        ("source = [\"a\"]", "`sources`"),
+        ("", "sources"),
+        ("sources = [\"a\"]\nfilters = [\"gopher_qualty\"]", "`gopher_quality`"),
+        ("sources = [\"a\"]\nvalidation_fraction = 1.5", "0.1"),
+        ("sources = [\"a\"]\ndedup = { bands = 0 }", "bands = 14"),
+        ("sources = [\"a\"]\ndedup = { band = 3 }", "`bands`"),
+        ("sources = [\"none.txt\"]", "recipe"),
+    ] {
+        let error = fails(dir.path(), config);
+        assert_eq!(error.class(), Class::Usage, "{config}");
+        assert!(error.hint().unwrap_or_default().contains(hint), "{config}: {error:?}");
+    }
+}
+
+#[test]
+fn the_plan_comes_near_the_facts() {
+    let dir = corpus();
+    let configured = DataStage.configure(SKIP.parse().unwrap()).unwrap();
+    assert_eq!(configured.references().len(), 2);
+    assert_eq!(configured.effective_config()["dedup"]["bands"], 14);
+    let plan = configured.plan(&PlanInputs { inputs: vec![], recipe_dir: dir.path(), peak_flops: 1e12 }).unwrap();
+    let on_disk: u64 = ["a.jsonl", "b.txt"].iter().map(|f| fs::metadata(dir.path().join(f)).unwrap().len()).sum();
+    assert_eq!(plan.facts["bytes"], on_disk as f64);
+    assert!((40.0..55.0).contains(&plan.facts["documents"]), "{:?}", plan.facts);
+}

@@ -1,0 +1,130 @@
+//! The tokenizer every stage uses.
+
+use std::sync::{Arc, OnceLock};
+
+use cupola_artifact::{Context, Error, Result};
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+
+use crate::special::SpecialIds;
+use crate::stream::StreamDecoder;
+use crate::template::ChatTemplate;
+
+/// A tokenizer with its special tokens and its chat template. Cheap to clone; can be used from many threads.
+#[derive(Clone)]
+pub struct Tokenizer(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    /// Takes the strings of special tokens as plain text.
+    pub plain: tokenizers::Tokenizer,
+    /// Turns the strings of special tokens into their ids.
+    pub special: tokenizers::Tokenizer,
+    /// As `special`, but drops the guard character; made when a message needs it.
+    pub guarded: OnceLock<tokenizers::Tokenizer>,
+    /// The text of `tokenizer.json`, to be saved as it was read.
+    pub json: Vec<u8>,
+    /// The content of `tokenizer_config.json`.
+    pub config: Map<String, Value>,
+    pub ids: SpecialIds,
+    pub template: Option<ChatTemplate>,
+    pub vocab_size: usize,
+    pub byte_level: bool,
+}
+
+impl Tokenizer {
+    /// Encodes plain text: adds no special tokens and recognises none, so nobody's text can contain one. (A Unigram
+    /// model whose pieces include its special tokens, as T5's do, can still choose such a piece.)
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        ids_of(&self.0.plain, text)
+    }
+
+    /// Encodes text in which special tokens are written out, such as a rendered chat; adds none.
+    pub fn encode_special(&self, text: &str) -> Result<Vec<u32>> {
+        ids_of(&self.0.special, text)
+    }
+
+    /// Encodes many plain texts on all cores.
+    pub fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        texts.par_iter().map(|text| self.encode(text)).collect()
+    }
+
+    /// The text of `ids`, without special tokens. Bytes that are no UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.decode_with(ids, true)
+    }
+
+    /// The text of `ids`, special tokens written out.
+    pub fn decode_special(&self, ids: &[u32]) -> Result<String> {
+        self.decode_with(ids, false)
+    }
+
+    fn decode_with(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.0.plain.decode(ids, skip_special).context(|| "cannot decode token ids".to_owned())
+    }
+
+    /// One more than the largest id: the rows a model's embedding needs at least.
+    pub fn vocab_size(&self) -> usize {
+        self.0.vocab_size
+    }
+
+    /// The id of a token, given as the vocabulary writes it.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.0.plain.token_to_id(token)
+    }
+
+    /// The token of an id, as the vocabulary writes it.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.0.plain.id_to_token(id)
+    }
+
+    /// The token that begins a document, if there is one.
+    pub fn bos(&self) -> Option<u32> {
+        self.0.ids.bos
+    }
+
+    /// The token that ends a document, if there is one.
+    pub fn eos(&self) -> Option<u32> {
+        self.0.ids.eos
+    }
+
+    /// The token that fills up a batch, if there is one.
+    pub fn pad(&self) -> Option<u32> {
+        self.0.ids.pad
+    }
+
+    /// The tokens that end a generation: the end of a document and the end of a turn.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.0.ids.stop
+    }
+
+    /// The Jinja source of the chat template, if there is one.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.0.template.as_ref().map(ChatTemplate::source)
+    }
+
+    /// Decodes token by token.
+    pub fn stream(&self) -> StreamDecoder {
+        StreamDecoder::new(self.clone())
+    }
+
+    /// How many bytes of UTF-8 one token stands for on these texts.
+    pub fn bytes_per_token(&self, texts: &[&str]) -> Result<f64> {
+        let tokens: usize = texts.par_iter().map(|t| Ok(self.encode(t)?.len())).sum::<Result<usize>>()?;
+        let bytes: usize = texts.iter().map(|t| t.len()).sum();
+        if tokens == 0 {
+            return Err(Error::failed("bytes per token cannot be measured: the texts are empty"));
+        }
+        Ok(bytes as f64 / tokens as f64)
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab_size", &self.0.vocab_size).field("special", &self.0.ids).finish()
+    }
+}
+
+fn ids_of(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let encoding = tokenizer.encode_fast(text, false).context(|| "cannot encode a text".to_owned())?;
+    Ok(encoding.get_ids().to_vec())
+}
