@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use cupola_generate::{Sink, Stats};
+use cupola_testkit::tiny_tokenizer_files;
 use cupola_tokenizer::Tokenizer;
 
 use super::*;
@@ -11,32 +12,20 @@ use super::*;
 struct Counter {
     tokenizer: Tokenizer,
     prompts: Mutex<Vec<String>>,
+    /// What Ctrl-C sets.
+    stop: Arc<AtomicBool>,
 }
 
 impl Counter {
     fn new(template: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        // The byte-level alphabet: printable bytes stand for themselves, the others for characters from U+0100 on.
-        let mut next = 0xff;
-        let vocab: serde_json::Map<String, serde_json::Value> = (0..256u32)
-            .map(|byte| {
-                let printable = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-                next += u32::from(!printable);
-                (char::from_u32(if printable { byte } else { next }).unwrap().to_string(), byte.into())
-            })
-            .collect();
-        let bytes = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
-        let file = serde_json::json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-            "pre_tokenizer": bytes, "post_processor": null, "decoder": bytes,
-            "model": {"type": "BPE", "vocab": vocab, "merges": []},
-        });
-        std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
+        tiny_tokenizer_files(dir.path());
+        std::fs::remove_file(dir.path().join("tokenizer_config.json")).unwrap();
         if template {
             let template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}";
             std::fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
         }
-        Self { tokenizer: Tokenizer::load(dir.path()).unwrap(), prompts: Mutex::default() }
+        Self { tokenizer: Tokenizer::load(dir.path()).unwrap(), prompts: Mutex::default(), stop: Arc::default() }
     }
 
     fn prompts(&self) -> Vec<String> {
@@ -49,6 +38,16 @@ impl Backend for Counter {
         let prompt = self.tokenizer.decode(&request.prompt)?;
         if prompt.contains("FAIL") {
             return Err(Error::failed("the queue is full"));
+        }
+        if prompt.contains("HANG") {
+            let stop = self.stop.clone();
+            std::thread::spawn(move || {
+                sink(Event::Text("a".into()));
+                std::thread::sleep(Duration::from_millis(20));
+                stop.store(true, Ordering::SeqCst);
+                while sink(Event::Text("b".into())) {}
+            });
+            return Ok(());
         }
         self.prompts.lock().unwrap().push(prompt);
         let usage = Usage { prompt_tokens: 1, completion_tokens: 3, first_token_seconds: 0.5, total_seconds: 1.5 };
@@ -149,4 +148,17 @@ fn a_pipe_is_answered_line_by_line_until_quit() {
     let backend = Counter::new(true);
     piped(&mut chat(&backend), &b"one\n\n/reset\ntwo\n/quit\nthree\n"[..]).unwrap();
     assert_eq!(backend.prompts(), ["u:one;", "u:two;"]);
+}
+
+#[test]
+fn interrupt_ends_the_answer_and_not_the_conversation() {
+    let backend = Counter::new(true);
+    let mut chat = chat(&backend);
+    chat.stop = backend.stop.clone();
+    let mut out = Vec::new();
+    assert_eq!(chat.line("HANG", &mut out).unwrap(), Next::Answered("stopped".into()));
+    assert_eq!(out, b"a\n");
+    chat.line("/reset", &mut out).unwrap();
+    chat.line("one", &mut out).unwrap();
+    assert_eq!(backend.prompts(), ["u:one;"]);
 }

@@ -3,5 +3,11 @@
 use cupola_artifact::stage::Stage;
 
 /// Every stage kind; a new one is a crate and a line here.
-pub const ALL: &[&dyn Stage] =
-    &[&cupola_data::DataStage, &cupola_tokenizer::TokenizerStage, &cupola_eval::EvalStage, &cupola_serve::ServeStage];
+pub const ALL: &[&dyn Stage] = &[
+    &cupola_data::DataStage,
+    &cupola_tokenizer::TokenizerStage,
+    &cupola_pretrain::PretrainStage,
+    &cupola_eval::EvalStage,
+    &cupola_compress::CompressStage,
+    &cupola_serve::ServeStage,
+];

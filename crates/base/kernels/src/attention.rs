@@ -183,7 +183,7 @@ struct QueryBlock {
     keys: (usize, usize),
 }
 
-/// Queries per block; a multiple of no tile on purpose small enough that causal blocks waste little.
+/// Queries per block: enough to pay for packing the keys, few enough that causal blocks waste little.
 const QUERIES: usize = 48;
 /// Keys per block.
 const KEYS: usize = 256;

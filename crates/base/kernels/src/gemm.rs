@@ -98,8 +98,10 @@ const K_BLOCK: usize = 320;
 const M_BLOCK: usize = 120;
 /// Bytes of packed `b` shared by all tasks.
 const B_BYTES: usize = 8 << 20;
-/// Fewer rows than this: pack `a` once, and let each task pack its own columns of `b`.
+/// Up to this many rows: pack `a` once, and let each task pack its own columns of `b`.
 const FEW_ROWS: usize = 64;
+/// Up to this many elements `b` is packed at once for any number of rows: it stays in the caches.
+const SMALL_B: usize = 1 << 16;
 /// Fewer multiply-adds than this run on the calling thread.
 const SERIAL_WORK: usize = 1 << 18;
 
@@ -160,7 +162,7 @@ unsafe fn product_with(level: Level, c: Out, a: Mat, b: Mat, how: How) {
         if m <= small::MAX_ROWS && (b.row_stride == 1 || b.col_stride == 1) {
             return small::product(level, c, a, b, how);
         }
-        if m <= FEW_ROWS && how.parallel { by_columns(level, c, a, b, how) } else { by_rows(level, c, a, b, how) }
+        if m <= FEW_ROWS && k * n > SMALL_B { by_columns(level, c, a, b, how) } else { by_rows(level, c, a, b, how) }
     }
 }
 
@@ -183,7 +185,7 @@ unsafe fn by_rows(level: Level, c: Out, a: Mat, b: Mat, how: How) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     let (mr, nr) = tile::shape(level);
     let kc = k_block(k);
-    let nc = (B_BYTES / 4 / k).next_multiple_of(nr).min(n.next_multiple_of(nr));
+    let nc = (B_BYTES / 4 / k).max(1).next_multiple_of(nr).min(n.next_multiple_of(nr));
     let grid = Grid::new(m, nc.min(n), (mr, nr), how.parallel);
     scratch::with(nc * k, |packed| {
         for j0 in (0..n).step_by(nc) {

@@ -115,7 +115,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
         x[i..i + n].copy_from_slice(&t[..n]);
     }
 
-    /// e^x within 2 ulp on -87.3..=88; below it about 1e-38, above it about 1.6e38; NaN stays NaN.
+    /// e^x to about 1e-7 of its value on -87.3..=88; below it about 1e-38, above it about 1.6e38; NaN stays NaN.
     #[inline(always)]
     fn exp(self, x: Self::V) -> Self::V {
         let x = self.min(self.splat(88.0), self.max(self.splat(-87.3), x));

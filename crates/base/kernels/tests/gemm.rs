@@ -45,6 +45,8 @@ fn blocked_products_equal_plain_loops() {
         check((300, 1000, 3));
         check((3, 1000, 300));
         check((1, 3000, 1200));
+        check((2, 40_000, 3));
+        check((9, 40_000, 3));
         check((1200, 300, 1));
     });
 }
@@ -58,6 +60,19 @@ fn products_wider_than_the_packing_buffer_equal_plain_loops() {
     matmul(&mut got, a, b, false);
     reference::matmul(&mut want, a, b, false);
     assert_close("wide", &got, &want, 1e-4);
+}
+
+#[test]
+fn an_endless_inner_side_is_cut_into_blocks() {
+    let k = 3 << 20;
+    let (a, b) = (vec![0.5; 9 * k], vec![0.25; k]);
+    let mut c = vec![0.0; 9];
+    matmul(&mut c, Mat::new(&a, 9, k), Mat::new(&b, k, 1), false);
+    assert_eq!(c, vec![(k / 8) as f32; 9]);
+    let mut c = vec![0.0; 18];
+    let b = [&b[..], &b[..]].concat();
+    matmul(&mut c, Mat::new(&a, 9, k), Mat::new(&b, k, 2), false);
+    assert_eq!(c, vec![(k / 8) as f32; 18]);
 }
 
 #[test]

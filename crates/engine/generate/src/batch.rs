@@ -39,8 +39,8 @@ impl Slot {
 }
 
 /// How many tokens each sequence brings to the next step. Those that wait for one token get it; the others share
-/// `chunk` tokens evenly, and what a short prompt leaves goes to the longer ones, so that neither a long prompt holds up
-/// the others nor the others starve a long prompt.
+/// `chunk` tokens evenly, and what a short prompt leaves goes to the longer ones, so that neither a long prompt holds
+/// up the others nor the others starve a long prompt.
 pub(crate) fn share(pending: &[usize], chunk: usize) -> Vec<usize> {
     let mut rows = vec![1; pending.len()];
     let mut prompts: Vec<usize> = (0..pending.len()).filter(|&i| pending[i] > 1).collect();

@@ -16,9 +16,9 @@ use crate::{EngineOptions, Event, FinishReason, Request, Sink, Stats, Usage};
 /// Generates text for many callers at once with continuous batching (Yu et al. 2022, "Orca"): every step takes the next
 /// token of all running sequences and a share of the prompts that are new.
 ///
-/// A handle on one thread that owns the model; clones share it, and the thread ends with the last of them. The choice of
-/// a token depends on its own sequence alone, up to the last bits of the logits, which may differ with the number of rows
-/// in a matrix product.
+/// A handle on one thread that owns the model; clones share it, and the thread ends with the last of them. The choice
+/// of a token depends on its own sequence alone, up to the last bits of the logits, which may differ with the number of
+/// rows in a matrix product.
 #[derive(Clone)]
 pub struct Engine {
     handle: Arc<Handle>,
@@ -97,8 +97,8 @@ impl Engine {
     /// Takes a request; its events go to `sink`.
     ///
     /// # Errors
-    /// A failure when as many requests wait as may; a usage error when the prompt is empty, leaves no room for an answer
-    /// or has tokens that the model does not know, or when the sampling settings make no sense.
+    /// A failure when as many requests wait as may; a usage error when the prompt is empty, leaves no room for an
+    /// answer or has tokens that the model does not know, or when the sampling settings make no sense.
     pub fn submit(&self, request: Request, sink: Sink) -> Result<()> {
         self.send(request, sink, None)
     }
@@ -159,8 +159,8 @@ impl Engine {
         Ok((only.text, only.reason, only.usage))
     }
 
-    /// Generates texts for many requests, as many at a time as a batch takes, and waits for all; `progress` hears how many
-    /// are done. The answers are in the order of the requests.
+    /// Generates texts for many requests, as many at a time as a batch takes, and waits for all; `progress` hears how
+    /// many are done. The answers are in the order of the requests.
     ///
     /// # Errors
     /// As [`Self::generate`], for the first that fails.
@@ -178,7 +178,8 @@ impl Engine {
         (0..count.min(self.handle.options.max_batch)).try_for_each(|_| submit_next())?;
         let mut done = 0;
         while done < count {
-            // This thread keeps a sender, so a lost worker shows as `closed` and not here; it answers all before it goes.
+            // This thread keeps a sender, so a lost worker shows as `closed` and not here; it answers all before it
+            // goes.
             let (index, event) = events.recv().context(|| "the generation engine has stopped".into())?;
             match event {
                 Event::Text(text) => texts[index].push_str(&text),

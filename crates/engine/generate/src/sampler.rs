@@ -56,9 +56,9 @@ fn argmax(logits: &[f32]) -> Option<u32> {
     best.filter(|(_, b)| b.is_finite()).map(|(i, _)| i as u32)
 }
 
-/// The tokens that may be chosen and their probabilities: `softmax(logits / temperature)`, of it the `top_k` most likely
-/// tokens (0: all), of those the smallest set whose share reaches `top_p` (Holtzman et al. 2020), the same order as in
-/// transformers. Most likely first when anything was cut, else by id. `None` when the logits are not finite.
+/// The tokens that may be chosen and their probabilities: `softmax(logits / temperature)`, of it the `top_k` most
+/// likely tokens (0: all), of those the smallest set whose share reaches `top_p` (Holtzman et al. 2020), the same order
+/// as in transformers. Most likely first when anything was cut, else by id. `None` when the logits are not finite.
 pub fn distribution(logits: &[f32], temperature: f32, top_k: usize, top_p: f32) -> Option<Vec<(u32, f64)>> {
     let max = logits[argmax(logits)? as usize];
     let weight = |logit: f32| (f64::from(logit - max) / f64::from(temperature)).exp();
@@ -71,7 +71,8 @@ pub fn distribution(logits: &[f32], temperature: f32, top_k: usize, top_p: f32) 
     }
     if top_p < 1.0 {
         let total: f64 = kept.iter().map(|(_, w)| w).sum();
-        // The tokens below this line have less than 1 - top_p together: none of them is in the set, no need to sort them.
+        // The tokens below this line have less than 1 - top_p together: none of them is in the set, no need to sort
+        // them.
         let line = (1.0 - f64::from(top_p)) * total / kept.len() as f64;
         kept.retain(|(_, w)| *w >= line);
         kept.sort_unstable_by(by_weight);

@@ -159,10 +159,10 @@ pub fn document_start(decoder: &Decoder, tokenizer: &Tokenizer) -> Result<u32> {
     })
 }
 
-/// How well a model predicts texts: every token exactly once, in windows that do not overlap, as long as the context, each
-/// with the last token of the window before it as its first; before the text stands the token that begins a document.
-/// (The "rolling" log-likelihood of lm-evaluation-harness with one token of context.) `progress` hears how many of the
-/// tokens are done.
+/// How well a model predicts texts: every token exactly once, in windows that do not overlap, as long as the context,
+/// each with the last token of the window before it as its first; before the text stands the token that begins a
+/// document. (The "rolling" log-likelihood of lm-evaluation-harness with one token of context.) `progress` hears how
+/// many of the tokens are done.
 ///
 /// # Errors
 /// When there is no text, or the tokenizer does not fit the model.
@@ -193,8 +193,8 @@ pub fn score_texts(
 }
 
 /// The tokens of a context and its continuation by the rules of lm-evaluation-harness: white space at the context's end
-/// moves to the continuation, whose tokens are what the whole text has beyond the tokens of the context. An empty context
-/// is the token that begins a document.
+/// moves to the continuation, whose tokens are what the whole text has beyond the tokens of the context. An empty
+/// context is the token that begins a document.
 ///
 /// # Errors
 /// When the text cannot be encoded.

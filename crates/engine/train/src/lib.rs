@@ -1,5 +1,8 @@
 //! Training: optimizers, schedules, the loop, metrics, checkpoints, loaders.
 
+pub mod batching;
+pub mod conversation;
+pub mod finetune;
 pub mod loader;
 pub mod metrics;
 pub mod optim;

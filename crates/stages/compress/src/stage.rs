@@ -30,8 +30,8 @@ struct Settings {
     /// How to compress it.
     #[serde(default = "default_method")]
     method: String,
-    /// Held-out text to measure perplexity on before and after: a data stage, of which the validation split is taken, or a
-    /// file, of which the last tenth is.
+    /// Held-out text to measure perplexity on before and after: a data stage, of which the validation split is taken,
+    /// or a file, of which the last tenth is.
     #[serde(default)]
     text: Option<String>,
     /// Tokens to generate for measuring the speed.

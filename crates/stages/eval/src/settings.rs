@@ -15,8 +15,8 @@ pub struct EvalConfig {
     /// The tasks.
     #[serde(default = "default_tasks")]
     pub tasks: Vec<TaskEntry>,
-    /// Held-out text for tasks that need some: a data stage, of which the validation split is taken, or a file, of which
-    /// the last tenth is.
+    /// Held-out text for tasks that need some: a data stage, of which the validation split is taken, or a file, of
+    /// which the last tenth is.
     #[serde(default)]
     pub text: Option<String>,
     /// At most so many items of each task, drawn by the seed; all by default.

@@ -67,8 +67,8 @@ impl Measure {
         Self { value, stderr: None }
     }
 
-    /// The mean of the items' scores and its standard error: their standard deviation, with n - 1 in its denominator, over
-    /// the root of n, as lm-evaluation-harness reports it.
+    /// The mean of the items' scores and its standard error: their standard deviation, with n - 1 in its denominator,
+    /// over the root of n, as lm-evaluation-harness reports it.
     pub fn mean(scores: &[f64]) -> Self {
         let n = scores.len() as f64;
         let mean = scores.iter().sum::<f64>() / n;

@@ -1,1 +1,9 @@
+//! Pretraining: from documents and a tokenizer to a model.
 
+mod config;
+mod objective;
+mod stage;
+mod stream;
+
+pub use config::{Derived, PretrainConfig};
+pub use stage::PretrainStage;

@@ -2,7 +2,7 @@
 //! Every message is echoed; one with `SLOW` in it is answered without end, one with `FAIL` fails.
 #![allow(clippy::unwrap_used, reason = "an example may end with a panic")]
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/server/common.rs"]
 mod common;
 
 use std::sync::Arc;

@@ -18,7 +18,7 @@ pub(super) unsafe fn product(level: Level, c: Out, a: Mat, b: Mat, how: How) {
     let run = if b.row_stride == 1 { simd::lanes(level) } else { 1 };
     scratch::with(m * k.next_multiple_of(run), |x| {
         interleave(a, run, x);
-        let step = (TASK / k).next_multiple_of(64);
+        let step = (TASK / k).max(1).next_multiple_of(64);
         for_each(how.parallel, n.div_ceil(step), |t| {
             let (from, to) = (t * step, n.min((t + 1) * step));
             // SAFETY: columns from..to of `c` are this task's.

@@ -13,8 +13,8 @@ use crate::task::{Measure, Outcome, SAMPLES, Task, TaskInput, TaskKind};
 /// The kind `exact_match`.
 pub struct Kind;
 
-/// `exact_match` is the share of prompts whose greedily generated answer equals one of the right ones, both normalised in
-/// the same way.
+/// `exact_match` is the share of prompts whose greedily generated answer equals one of the right ones, both normalised
+/// in the same way.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct ExactMatch {

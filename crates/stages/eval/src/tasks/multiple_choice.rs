@@ -13,15 +13,15 @@ use crate::task::{Measure, Outcome, SAMPLES, Task, TaskInput, TaskKind};
 /// The kind `multiple_choice`.
 pub struct Kind;
 
-/// `acc` is the share of questions whose right answer has the highest log-likelihood, summed over its tokens; `acc_norm`
-/// divides by the answer's length in characters first. Of equals, the first counts as chosen.
+/// `acc` is the share of questions whose right answer has the highest log-likelihood, summed over its tokens;
+/// `acc_norm` divides by the answer's length in characters first. Of equals, the first counts as chosen.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct MultipleChoice {
     /// Asks through the chat template: the question is the user's turn, the choice the beginning of the assistant's.
     chat: bool,
-    /// The context without a chat template; `{question}` stands for the record's `question`. A record's `query` is used as
-    /// it is.
+    /// The context without a chat template; `{question}` stands for the record's `question`. A record's `query` is used
+    /// as it is.
     prompt: String,
     /// What stands between the context and a choice without a chat template.
     delimiter: String,

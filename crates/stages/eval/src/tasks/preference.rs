@@ -13,8 +13,8 @@ use crate::task::{Measure, Outcome, SAMPLES, Task, TaskInput, TaskKind};
 /// The kind `preference`.
 pub struct Kind;
 
-/// `preference_accuracy` compares the answers' summed log-likelihoods, `preference_accuracy_norm` those per token. Equal
-/// ones count as wrong.
+/// `preference_accuracy` compares the answers' summed log-likelihoods, `preference_accuracy_norm` those per token.
+/// Equal ones count as wrong.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Preference {

@@ -1,7 +1,6 @@
 //! A model that echoes, a tokenizer of single bytes, and a client: what the tests of the server stand on.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its own part")]
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,8 +8,9 @@ use std::time::{Duration, Instant};
 use cupola_artifact::{Error, Result};
 use cupola_generate::{Event, FinishReason, Request, SamplingParams, Sink, Stats, Usage};
 use cupola_serve::{Backend, Handle, Secret, ServeConfig, Server, router};
+use cupola_testkit::tiny_tokenizer_files;
 use cupola_tokenizer::Tokenizer;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 pub const MODEL: &str = "echo";
 pub const MAX_SEQ_LEN: usize = 500;
@@ -20,37 +20,16 @@ const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'system' and not 
     <|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-/// Writes a tokenizer whose tokens are the 256 bytes and three special tokens.
-pub fn write_tokenizer(dir: &Path, template: Option<&str>) {
-    // The byte-level alphabet: printable bytes stand for themselves, the others for characters from U+0100 on.
-    let printable = |b: u32| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let mut next = 0x100;
-    let vocab: Map<String, Value> = (0..256u32)
-        .map(|byte| {
-            let code = if printable(byte) { byte } else { (next, next += 1).0 };
-            (char::from_u32(code).unwrap().to_string(), json!(byte))
-        })
-        .collect();
-    let special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
-    let added: Vec<Value> = (256..)
-        .zip(special)
-        .map(|(id, content): (u32, _)| {
-            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                   "normalized": false, "special": true})
-        })
-        .collect();
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
-    let root = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
-        "pre_tokenizer": bytes, "post_processor": null, "decoder": bytes,
-        "model": {"type": "BPE", "vocab": vocab, "merges": []},
-    });
-    let mut config = json!({"eos_token": "<|im_end|>"});
-    if let Some(template) = template {
-        config["chat_template"] = json!(template);
+/// A tokenizer whose tokens are the bytes, with a chat template or none.
+fn tokenizer(template: bool) -> Tokenizer {
+    let dir = tempfile::tempdir().unwrap();
+    tiny_tokenizer_files(dir.path());
+    if template {
+        std::fs::write(dir.path().join("chat_template.jinja"), TEMPLATE).unwrap();
+    } else {
+        std::fs::write(dir.path().join("tokenizer_config.json"), "{}").unwrap();
     }
-    std::fs::write(dir.join("tokenizer.json"), root.to_string()).unwrap();
-    std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
+    Tokenizer::load(dir.path()).unwrap_or_else(|e| panic!("{}", e.chain()))
 }
 
 /// Answers with the last line of the prompt. A prompt with `SLOW` in it is answered without end, a token every 10 ms;
@@ -71,10 +50,7 @@ pub struct State {
 
 impl Echo {
     pub fn new(template: bool) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        write_tokenizer(dir.path(), template.then_some(TEMPLATE));
-        let tokenizer = Tokenizer::load(dir.path()).unwrap_or_else(|e| panic!("{}", e.chain()));
-        Self { tokenizer, state: Arc::default(), delay: Duration::ZERO }
+        Self { tokenizer: tokenizer(template), state: Arc::default(), delay: Duration::ZERO }
     }
 }
 

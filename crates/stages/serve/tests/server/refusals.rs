@@ -1,13 +1,10 @@
 //! Requests that are wrong, hostile, or without a key: each gets its status and an error in the API's shape.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{Running, agent, chat_body, reply, start, start_with_key};
+use crate::common::{Running, agent, chat_body, reply, start, start_with_key};
 use cupola_serve::{ServeConfig, Server};
 use serde_json::json;
 
@@ -97,11 +94,11 @@ fn only_json_is_taken() {
 fn a_prompt_longer_than_the_context_is_refused() {
     let server = start();
     for stream in [false, true] {
-        let error = server.chat(&"x".repeat(common::MAX_SEQ_LEN), json!({"stream": stream})).error(400);
+        let error = server.chat(&"x".repeat(crate::common::MAX_SEQ_LEN), json!({"stream": stream})).error(400);
         assert_eq!(error["code"], "context_length_exceeded");
         assert!(error["message"].as_str().unwrap().contains("500"), "{error}");
     }
-    let error = server.complete(json!("x".repeat(common::MAX_SEQ_LEN)), json!({})).error(400);
+    let error = server.complete(json!("x".repeat(crate::common::MAX_SEQ_LEN)), json!({})).error(400);
     assert_eq!((&error["code"], &error["param"]), (&json!("context_length_exceeded"), &json!("prompt")));
 }
 

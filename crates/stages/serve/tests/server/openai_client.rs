@@ -1,11 +1,8 @@
 //! The `openai` package from PyPI, unchanged, against this server.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::process::Command;
 
-use common::start_with_key;
+use crate::common::start_with_key;
 
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
@@ -15,7 +12,7 @@ fn the_openai_package_works_unchanged() {
         return;
     };
     let server = start_with_key("sk-right");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/openai_client.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/server/openai_client.py");
     let arguments = [script, &server.url("/v1"), "sk-right"];
     let output = Command::new(python).args(arguments).env("NO_PROXY", "127.0.0.1").output().unwrap();
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();

@@ -1,14 +1,11 @@
 //! Several clients at once, clients that go away, clients that are slow, and the end of the server.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{Running, chat_body, start, start_with};
+use crate::common::{Running, chat_body, start, start_with};
 use cupola_serve::ServeConfig;
 use serde_json::{Value, json};
 
@@ -89,10 +86,10 @@ fn a_client_that_does_not_read_does_not_hold_up_the_engine() {
 #[test]
 fn one_connection_serves_many_requests() {
     let server = start();
-    let agent = common::agent();
+    let agent = crate::common::agent();
     for status in [200, 400, 200] {
         let body = if status == 200 { chat_body("hi", json!({})) } else { json!({"messages": 1}) };
-        let reply = common::reply(agent.post(server.url("/v1/chat/completions")).send_json(&body));
+        let reply = crate::common::reply(agent.post(server.url("/v1/chat/completions")).send_json(&body));
         assert_eq!(reply.status, status);
     }
 }
@@ -130,7 +127,7 @@ fn shutdown_cancels_answers_that_take_too_long() {
 fn an_idle_connection_does_not_delay_shutdown() {
     let server = start();
     let _idle = TcpStream::connect(server.handle.address()).unwrap();
-    let agent = common::agent();
+    let agent = crate::common::agent();
     agent.get(server.url("/health")).call().unwrap();
     let started = Instant::now();
     server.handle.stop().unwrap();

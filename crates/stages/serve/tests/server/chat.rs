@@ -1,9 +1,6 @@
 //! `/v1/chat/completions` over HTTP.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
-
-use common::{MODEL, start, start_with};
+use crate::common::{MODEL, start, start_with};
 use cupola_serve::ServeConfig;
 use serde_json::{Value, json};
 

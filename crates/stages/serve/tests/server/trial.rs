@@ -1,12 +1,9 @@
 //! What the `serve` stage does to try its server out.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Echo, MODEL};
+use crate::common::{Echo, MODEL};
 use cupola_serve::{Secret, ServeConfig, try_out};
 
 #[test]

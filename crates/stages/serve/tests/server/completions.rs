@@ -1,9 +1,6 @@
 //! `/v1/completions`, `/v1/models`, `/health`, `/metrics` and the page over HTTP.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
-
-use common::{MAX_SEQ_LEN, MODEL, start, start_with};
+use crate::common::{MAX_SEQ_LEN, MODEL, start, start_with};
 use cupola_serve::ServeConfig;
 use serde_json::json;
 
@@ -94,7 +91,7 @@ fn health_and_metrics_follow_the_requests() {
 #[test]
 fn the_page_comes_with_a_policy_that_allows_only_itself() {
     let server = start();
-    let mut response = common::agent().get(server.url("/")).call().unwrap();
+    let mut response = crate::common::agent().get(server.url("/")).call().unwrap();
     let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
     assert!(policy.starts_with("default-src 'none'; script-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
     assert_eq!(response.headers()["x-content-type-options"], "nosniff");

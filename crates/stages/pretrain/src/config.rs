@@ -1,0 +1,228 @@
+//! The settings of pretraining, and what follows from its one dial.
+
+use cupola_artifact::{Error, Result};
+use cupola_nn::{DecoderSpec, RopeScaling, RopeSpec};
+use cupola_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+
+/// The settings. Only `data`, `tokenizer` and `depth` are asked for; the others follow from `depth` unless given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainConfig {
+    /// The documents: a data stage or a file.
+    pub data: String,
+    /// The tokenizer: a tokenizer stage or a directory with a `tokenizer.json`.
+    pub tokenizer: String,
+    /// The family of the model.
+    #[serde(default = "default_family")]
+    pub family: String,
+    /// The one dial: how many blocks. Width, heads, batch, learning rate and tokens follow.
+    pub depth: usize,
+    /// Width of the residual stream.
+    pub d_model: Option<usize>,
+    /// Query heads.
+    pub n_heads: Option<usize>,
+    /// Key and value heads.
+    pub n_kv_heads: Option<usize>,
+    /// Width of the feed-forward layers.
+    pub d_ff: Option<usize>,
+    /// Tokens of a sequence, and the model's context.
+    pub seq_len: Option<usize>,
+    /// Whether the output layer is the embedding.
+    #[serde(default)]
+    pub tie_embeddings: bool,
+    /// Tokens of an optimizer step.
+    pub batch_tokens: Option<usize>,
+    /// Sequences that pass through the model at once; more are accumulated.
+    pub micro_batch: Option<usize>,
+    /// Tokens to train on.
+    pub tokens: Option<u64>,
+    /// The peak learning rate.
+    pub lr: Option<f64>,
+    /// Optimizer: `adamw`.
+    #[serde(default = "default_optimizer")]
+    pub optimizer: String,
+    /// Schedule after warm-up: `cosine`, `linear` or `constant`.
+    #[serde(default = "default_schedule")]
+    pub schedule: String,
+    /// The share of the steps that warms up.
+    #[serde(default = "default_warmup")]
+    pub warmup: f64,
+    /// The share of the peak learning rate at the end.
+    #[serde(default = "default_min_ratio")]
+    pub min_lr_ratio: f64,
+    /// Decoupled weight decay, on matrices only.
+    #[serde(default = "default_weight_decay")]
+    pub weight_decay: f32,
+    /// Decay of the optimizer's second moment.
+    #[serde(default = "default_beta2")]
+    pub beta2: f32,
+    /// The largest norm of the gradient; 0 is none.
+    #[serde(default = "default_clip")]
+    pub clip: f64,
+    /// Evaluations on the way to the end.
+    #[serde(default = "default_evaluations")]
+    pub evaluations: u64,
+    /// Samples of text on the way to the end.
+    #[serde(default = "default_samples")]
+    pub samples: u64,
+    /// What a sample continues; empty starts a document.
+    #[serde(default)]
+    pub sample_prompt: String,
+    /// Checkpoints on the way to the end.
+    #[serde(default = "default_checkpoints")]
+    pub checkpoints: u64,
+}
+
+fn default_family() -> String {
+    "llama".into()
+}
+fn default_optimizer() -> String {
+    "adamw".into()
+}
+fn default_schedule() -> String {
+    "cosine".into()
+}
+fn default_warmup() -> f64 {
+    0.05
+}
+fn default_min_ratio() -> f64 {
+    0.1
+}
+fn default_weight_decay() -> f32 {
+    0.1
+}
+fn default_beta2() -> f32 {
+    0.95
+}
+fn default_clip() -> f64 {
+    1.0
+}
+fn default_evaluations() -> u64 {
+    4
+}
+fn default_samples() -> u64 {
+    3
+}
+fn default_checkpoints() -> u64 {
+    8
+}
+
+/// What the dial gives, with the rule for each.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Derived {
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads.
+    pub n_kv_heads: usize,
+    /// Width of a head.
+    pub d_head: usize,
+    /// Width of the feed-forward layers.
+    pub d_ff: usize,
+    /// Tokens of a sequence.
+    pub seq_len: usize,
+    /// Tokens of an optimizer step.
+    pub batch_tokens: usize,
+    /// Sequences at once.
+    pub micro_batch: usize,
+    /// The peak learning rate.
+    pub lr: f64,
+    /// One line for each setting: its rule and what it gives.
+    #[serde(skip)]
+    pub rules: Vec<String>,
+}
+
+fn power_of_two_near(x: f64) -> usize {
+    1 << x.log2().round().max(0.0) as u32
+}
+
+fn round_to(x: f64, multiple: usize) -> usize {
+    ((x / multiple as f64).round() as usize).max(1) * multiple
+}
+
+impl PretrainConfig {
+    /// The settings that follow from `depth`, those given in the recipe taking precedence.
+    ///
+    /// # Errors
+    /// Sizes that do not go together.
+    pub fn derive(&self) -> Result<Derived> {
+        let mut rules = Vec::new();
+        let mut set = |name: &str, rule: &str, given: Option<usize>, derived: usize| {
+            let value = given.unwrap_or(derived);
+            rules.push(match given {
+                Some(_) => format!("{name} = {value} (from the recipe)"),
+                None => format!("{name} = {value} ({rule})"),
+            });
+            value
+        };
+        if self.depth == 0 || self.depth > 512 {
+            return Err(Error::usage(format!("`depth` in [pretrain] is {}; it counts blocks, from 1 to 512", self.depth)));
+        }
+        let d_model = set("d_model", "48 · depth, a multiple of 32", self.d_model, round_to(48.0 * self.depth as f64, 32));
+        let d_head = if d_model >= 768 { 64 } else { 32 };
+        let n_heads = set("n_heads", "heads of 32 numbers, of 64 from d_model 768 on", self.n_heads, d_model.div_ceil(d_head));
+        let half = if n_heads.is_multiple_of(2) { n_heads / 2 } else { n_heads };
+        let n_kv_heads = set("n_kv_heads", "half the query heads (grouped queries)", self.n_kv_heads, half);
+        let d_ff = set("d_ff", "8/3 · d_model, a multiple of 32 (SwiGLU)", self.d_ff, round_to(d_model as f64 * 8.0 / 3.0, 32));
+        let derived_seq = power_of_two_near(64.0 * self.depth as f64).clamp(128, 2048);
+        let seq_len = set("seq_len", "64 · depth, a power of two from 128 to 2048", self.seq_len, derived_seq);
+        let batch = power_of_two_near(128.0 * (self.depth * self.depth) as f64).max(seq_len);
+        let batch_tokens = set("batch_tokens", "128 · depth², a power of two", self.batch_tokens, batch);
+        let micro = (batch_tokens / seq_len).clamp(1, (16_384 / seq_len).max(1));
+        let micro_batch = set("micro_batch", "as many sequences as make at most 16,384 tokens", self.micro_batch, micro);
+        let lr = self.lr.unwrap_or(0.04 / (d_model as f64).sqrt());
+        rules.push(match self.lr {
+            Some(_) => format!("lr = {lr:.2e} (from the recipe)"),
+            None => format!("lr = {lr:.2e} (0.04 / sqrt(d_model))"),
+        });
+        let wrong = |what: String| Err(Error::usage(format!("{what} in [pretrain]")));
+        if !d_model.is_multiple_of(n_heads) || !(d_model / n_heads).is_multiple_of(2) {
+            return wrong(format!("d_model = {d_model} does not divide into {n_heads} heads of an even width"));
+        }
+        if n_kv_heads == 0 || !n_heads.is_multiple_of(n_kv_heads) {
+            return wrong(format!("n_kv_heads = {n_kv_heads} does not divide n_heads = {n_heads}"));
+        }
+        if seq_len < 2 || batch_tokens < seq_len || micro_batch == 0 {
+            return wrong(format!("batch_tokens = {batch_tokens} does not hold a sequence of seq_len = {seq_len}"));
+        }
+        if !(lr > 0.0 && lr.is_finite()) || !(0.0..=1.0).contains(&self.warmup) {
+            return wrong(format!("lr = {lr} must be positive and warmup = {} between 0 and 1", self.warmup));
+        }
+        let d_head = d_model / n_heads;
+        Ok(Derived { d_model, n_heads, n_kv_heads, d_head, d_ff, seq_len, batch_tokens, micro_batch, lr, rules })
+    }
+
+    /// The decoder for a vocabulary; the tokenizer, where there is one, names the special tokens.
+    pub fn spec(&self, derived: &Derived, vocab_size: usize, tokenizer: Option<&Tokenizer>) -> DecoderSpec {
+        DecoderSpec {
+            vocab_size,
+            d_model: derived.d_model,
+            n_layers: self.depth,
+            n_heads: derived.n_heads,
+            n_kv_heads: derived.n_kv_heads,
+            d_head: derived.d_head,
+            d_ff: derived.d_ff,
+            max_seq_len: derived.seq_len,
+            norm_eps: 1e-5,
+            rope: RopeSpec { theta: 10_000.0, rotary_dim: derived.d_head, scaling: RopeScaling::None },
+            tie_embeddings: self.tie_embeddings,
+            attention_bias: false,
+            mlp_bias: false,
+            bos: tokenizer.and_then(Tokenizer::bos),
+            eos: tokenizer.map(|t| t.stop_ids().to_vec()).unwrap_or_default(),
+            pad: tokenizer.and_then(Tokenizer::pad),
+        }
+    }
+
+    /// Tokens to train on, and the rule: 20 for each parameter in a matrix (Hoffmann et al. 2022), but no more than
+    /// eight rounds through the data (Muennighoff et al. 2023 find little gain past four).
+    pub fn token_budget(&self, matrix_parameters: u64, data_tokens: u64) -> (u64, String) {
+        if let Some(tokens) = self.tokens {
+            return (tokens, format!("tokens = {tokens} (from the recipe)"));
+        }
+        let tokens = (20 * matrix_parameters).min(8 * data_tokens.max(1));
+        (tokens, format!("tokens = {tokens} (20 · matrix parameters, at most 8 rounds through the data)"))
+    }
+}

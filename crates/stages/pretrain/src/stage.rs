@@ -1,0 +1,194 @@
+//! The stage `pretrain`.
+
+use std::sync::Arc;
+
+use cupola_arch::Model;
+use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
+use cupola_artifact::{Context, Error, Result, human_count, parse_config, write_atomic};
+use cupola_generate::document_start;
+use cupola_records::{Split, read_documents, total_bytes};
+use cupola_tokenizer::Tokenizer;
+use cupola_train::optim::OptimizerConfig;
+use cupola_train::schedule::ScheduleConfig;
+use cupola_train::{TrainIo, TrainSettings, TrainSummary, train};
+use serde_json::{Map, Value, json};
+
+use crate::config::{Derived, PretrainConfig};
+use crate::objective::CausalLm;
+use crate::stream::{Rows, Stream};
+
+/// Trains a model from nothing.
+pub struct PretrainStage;
+
+impl Stage for PretrainStage {
+    fn kind(&self) -> &'static str {
+        "pretrain"
+    }
+
+    fn about(&self) -> &'static str {
+        "trains a model from nothing to predict the next token"
+    }
+
+    fn configure(&self, table: toml::Table) -> Result<Box<dyn Configured>> {
+        let config: PretrainConfig = parse_config(self.kind(), table)?;
+        let derived = config.derive()?;
+        cupola_arch::family(&config.family).map_err(|e| Error::usage(e.to_string()).with_hint(e.hint().unwrap_or_default()))?;
+        let pretraining = Pretraining { config, derived };
+        cupola_train::optim::Optimizer::new(&pretraining.optimizer())?;
+        pretraining.schedule(1).ratio(0, 1)?;
+        Ok(Box::new(pretraining))
+    }
+}
+
+struct Pretraining {
+    config: PretrainConfig,
+    derived: Derived,
+}
+
+impl Pretraining {
+    fn optimizer(&self) -> OptimizerConfig {
+        let c = &self.config;
+        let (name, weight_decay, beta2) = (c.optimizer.clone(), c.weight_decay, c.beta2);
+        OptimizerConfig { name, weight_decay, beta2, ..Default::default() }
+    }
+
+    fn schedule(&self, steps: u64) -> ScheduleConfig {
+        ScheduleConfig {
+            name: self.config.schedule.clone(),
+            warmup_steps: (steps as f64 * self.config.warmup).ceil() as u64,
+            min_ratio: self.config.min_lr_ratio,
+        }
+    }
+
+    fn sequences(&self) -> usize {
+        (self.derived.batch_tokens / self.derived.seq_len).max(1)
+    }
+
+    fn settings(&self, steps: u64, task: String) -> TrainSettings {
+        let c = &self.config;
+        let every = |count: u64| if count == 0 { 0 } else { steps.div_ceil(count + 1).max(1) };
+        TrainSettings {
+            steps,
+            lr: self.derived.lr,
+            schedule: self.schedule(steps),
+            optimizer: self.optimizer(),
+            clip: c.clip,
+            eval_every: every(c.evaluations),
+            sample_every: every(c.samples),
+            checkpoint_every: every(c.checkpoints),
+            log_every: 1,
+            task,
+        }
+    }
+
+    fn report(&self, summary: &TrainSummary, went_in: String, parameters: u64) -> Report {
+        let mut metrics = Map::new();
+        metrics.insert("parameters".into(), json!(parameters));
+        metrics.insert("tokens".into(), json!(summary.tokens));
+        metrics.insert("steps".into(), json!(summary.steps));
+        metrics.insert("train_loss".into(), json!(summary.train_loss));
+        for (name, value) in &summary.evaluation {
+            metrics.insert(name.clone(), json!(value));
+        }
+        metrics.insert("tokens_per_second".into(), json!(summary.tokens_per_second));
+        metrics.insert("mfu".into(), json!(summary.mfu));
+        metrics.insert("peak_memory_bytes".into(), json!(summary.peak_memory));
+        metrics.insert("train_seconds".into(), json!(summary.seconds));
+        let came_out = format!("{} parameters, {} steps", human_count(parameters as f64), summary.steps);
+        Report { went_in, came_out, metrics, scores: vec![] }
+    }
+}
+
+impl Configured for Pretraining {
+    fn references(&self) -> Vec<Reference> {
+        vec![
+            Reference { key: "data", value: self.config.data.clone() },
+            Reference { key: "tokenizer", value: self.config.tokenizer.clone() },
+        ]
+    }
+
+    fn effective_config(&self) -> Value {
+        json!({"settings": self.config, "derived": self.derived})
+    }
+
+    fn plan(&self, inputs: &PlanInputs<'_>) -> Result<Plan> {
+        let vocab = inputs.fact("tokenizer", "vocab_size").unwrap_or(4096.0) as usize;
+        let spec = self.config.spec(&self.derived, vocab, None);
+        let bytes = inputs.fact("data", "train_bytes").or(inputs.fact("data", "bytes")).unwrap_or(0.0);
+        // English text: between two and four bytes to a token, more with a larger vocabulary.
+        let bytes_per_token = inputs.fact("tokenizer", "bytes_per_token").unwrap_or((vocab as f64).log2() / 4.0);
+        let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), (bytes / bytes_per_token) as u64);
+        let flops = spec.train_flops_per_token(self.derived.seq_len) * tokens as f64;
+        let parameters = spec.parameters() as f64;
+        let rows = (self.derived.micro_batch * self.derived.seq_len) as f64;
+        let activations = rows * spec.n_layers as f64 * (10.0 * spec.d_model as f64 + 4.0 * spec.d_ff as f64) * 4.0;
+        let mut plan = Plan {
+            flops,
+            memory_bytes: 16.0 * parameters + activations,
+            disk_bytes: 4.0 * parameters,
+            // Small models reach about half of the peak.
+            seconds: flops / (0.5 * inputs.peak_flops.max(1.0)),
+            notes: self.derived.rules.iter().cloned().chain([rule]).collect(),
+            ..Default::default()
+        };
+        for (fact, value) in [("parameters", parameters), ("tokens", tokens as f64), ("vocab_size", vocab as f64)] {
+            plan.facts.insert(fact.into(), value);
+        }
+        plan.facts.insert("d_model".into(), spec.d_model as f64);
+        plan.facts.insert("seq_len".into(), self.derived.seq_len as f64);
+        Ok(plan)
+    }
+
+    fn run(&self, context: &StageContext<'_>) -> Result<Report> {
+        let data = &context.input("data")?.path;
+        let tokenizer = Tokenizer::load(&context.input("tokenizer")?.path)?;
+        let documents = read_documents(data, Split::Train)?;
+        let validation = read_documents(data, Split::Validation)?;
+        let device = cupola_ops::open(context.device)?;
+        let spec = self.config.spec(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
+        let family = cupola_arch::family(&self.config.family)?;
+        let mut model = Model::fresh(family, spec.clone(), context.seed, &device)?;
+        model.decoder.set_trainable(|_| true);
+
+        let start = document_start(&model.decoder, &tokenizer)?;
+        let stream = Stream::encode(&documents, &tokenizer, start)?;
+        let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), stream.len() as u64);
+        let sequences = self.sequences();
+        let steps = (tokens / (sequences * self.derived.seq_len) as u64).max(1);
+        for line in self.derived.rules.iter().chain([&rule]) {
+            context.progress.line(line);
+        }
+        let rounds = tokens as f64 / stream.len() as f64;
+        context.progress.line(&format!(
+            "{} parameters; {steps} steps, {rounds:.1} rounds through {} tokens",
+            human_count(spec.parameters() as f64),
+            human_count(stream.len() as f64),
+        ));
+        let went_in = format!("{} bytes, {} tokens", human_count(total_bytes(&documents) as f64), human_count(stream.len() as f64));
+        let mut prompt = vec![start];
+        prompt.extend(tokenizer.encode(&self.config.sample_prompt)?);
+        let mut objective = CausalLm {
+            rows: Rows::new(Arc::new(stream), self.derived.seq_len, context.seed)?,
+            sequences,
+            micro_batch: self.derived.micro_batch.min(sequences),
+            seq_len: self.derived.seq_len,
+            validation,
+            tokenizer: tokenizer.clone(),
+            prompt,
+            seed: context.seed,
+            flops_per_token: spec.train_flops_per_token(self.derived.seq_len),
+        };
+        let settings = self.settings(steps, format!("pretrain {}", context.name));
+        let io = TrainIo {
+            checkpoints: context.work.join("checkpoints"),
+            metrics: context.dir.to_path_buf(),
+            progress: context.progress,
+        };
+        let summary = train(&mut model, &mut objective, &settings, &io)?;
+        model.save(context.dir)?;
+        tokenizer.save(context.dir)?;
+        let derived = serde_json::to_string_pretty(&self.derived).context(|| "cannot write derived.json".into())?;
+        write_atomic(&context.dir.join("derived.json"), derived.as_bytes())?;
+        Ok(self.report(&summary, went_in, spec.parameters()))
+    }
+}

@@ -1,0 +1,160 @@
+//! The stream of training tokens: documents one after another, cut into rows.
+
+use std::sync::Arc;
+
+use cupola_artifact::{Error, Result};
+use cupola_nn::{Batch, Rng};
+use cupola_records::Document;
+use cupola_tokenizer::Tokenizer;
+use cupola_train::loader::{Position, Shuffle};
+
+/// All documents as one stream of tokens, each behind the token that begins a document.
+pub struct Stream {
+    ids: Vec<u32>,
+    /// The document that each token belongs to.
+    documents: Vec<u32>,
+}
+
+impl Stream {
+    /// Encodes documents; long ones in pieces at line ends, so that several cores take part.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode(documents: &[Document], tokenizer: &Tokenizer, start: u32) -> Result<Self> {
+        let pieces: Vec<(usize, &str)> =
+            documents.iter().enumerate().flat_map(|(i, d)| pieces(&d.text).into_iter().map(move |p| (i, p))).collect();
+        let texts: Vec<&str> = pieces.iter().map(|(_, text)| *text).collect();
+        let mut stream = Self { ids: vec![], documents: vec![] };
+        let mut last = None;
+        for ((document, _), ids) in pieces.iter().zip(tokenizer.encode_batch(&texts)?) {
+            if last != Some(*document) {
+                stream.push(start, *document);
+                last = Some(*document);
+            }
+            for id in ids {
+                stream.push(id, *document);
+            }
+        }
+        Ok(stream)
+    }
+
+    fn push(&mut self, id: u32, document: usize) {
+        self.ids.push(id);
+        self.documents.push(document as u32);
+    }
+
+    /// Tokens.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+/// How much text a piece holds, bytes.
+const PIECE: usize = 1 << 16;
+
+/// Cuts a text after line ends where a new word begins anyway.
+fn pieces(text: &str) -> Vec<&str> {
+    let mut out = Vec::new();
+    let mut rest = text;
+    while rest.len() > PIECE {
+        let from = (PIECE / 2..=PIECE).rev().find(|i| rest.is_char_boundary(*i)).unwrap_or(rest.len());
+        let cut = rest[..from].rfind(|c: char| c == '\n').map_or(from, |i| i + 1);
+        let (piece, next) = rest.split_at(if cut == 0 { from } else { cut });
+        out.push(piece);
+        rest = next;
+    }
+    out.push(rest);
+    out
+}
+
+/// Rows of `seq_len` tokens with their successors, in random order; each round cuts the stream elsewhere.
+pub struct Rows {
+    stream: Arc<Stream>,
+    seq_len: usize,
+    seed: u64,
+    shuffle: Shuffle,
+}
+
+impl Rows {
+    /// The rows of a stream.
+    ///
+    /// # Errors
+    /// A stream that does not fill two rows.
+    pub fn new(stream: Arc<Stream>, seq_len: usize, seed: u64) -> Result<Self> {
+        let rows = stream.len().saturating_sub(1 + seq_len) / seq_len;
+        if rows == 0 {
+            let message = format!("the corpus has {} tokens, too few for sequences of {seq_len}", stream.len());
+            return Err(Error::failed(message).with_hint("lower `seq_len` in [pretrain], or give more text"));
+        }
+        Ok(Self { stream, seq_len, seed, shuffle: Shuffle::new(rows, seed) })
+    }
+
+    /// Where it is.
+    pub fn position(&self) -> Position {
+        self.shuffle.position()
+    }
+
+    /// Goes to a position.
+    pub fn go_to(&mut self, at: Position) {
+        self.shuffle.go_to(at);
+    }
+
+    /// The next `count` rows: tokens, and the token after each.
+    pub fn next(&mut self, count: usize) -> (Batch, Arc<[i32]>) {
+        let (mut ids, mut targets, mut segments) = (vec![], vec![], vec![]);
+        for _ in 0..count {
+            let row = self.shuffle.next();
+            let offset = Rng::new(self.seed, &format!("offset {}", self.shuffle.position().epoch)).below(self.seq_len);
+            let at = offset + row * self.seq_len;
+            let span = at..at + self.seq_len;
+            ids.extend_from_slice(&self.stream.ids[span.clone()]);
+            segments.extend_from_slice(&self.stream.documents[span.clone()]);
+            targets.extend(self.stream.ids[span.start + 1..span.end + 1].iter().map(|id| *id as i32));
+        }
+        (Batch::segmented(ids, count, &segments), targets.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn pieces_add_up_to_the_text_and_end_at_line_ends() {
+        let text = "a line of text\n".repeat(20_000);
+        let parts = pieces(&text);
+        assert!(parts.len() > 2);
+        assert_eq!(parts.concat(), text);
+        assert!(parts.iter().all(|p| p.ends_with('\n')));
+        let unbroken = "é".repeat(PIECE);
+        assert_eq!(pieces(&unbroken).concat(), unbroken);
+    }
+
+    #[test]
+    fn each_target_is_the_token_after_its_row_position() {
+        let stream = Stream { ids: (0..1000).collect(), documents: (0..1000).map(|i| i / 300).collect() };
+        let mut rows = Rows::new(Arc::new(stream), 16, 5).unwrap();
+        for _ in 0..200 {
+            let (batch, targets) = rows.next(3);
+            assert!(batch.ids.iter().zip(targets.iter()).all(|(id, t)| *id as i32 + 1 == *t));
+            for (i, lo) in batch.mask.lo.iter().enumerate() {
+                let row = i / 16 * 16;
+                assert_eq!(batch.ids[i] / 300, batch.ids[row + *lo as usize] / 300, "attention crosses documents");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_go_on_from_their_position() {
+        let stream = Arc::new(Stream { ids: (0..500).collect(), documents: vec![0; 500] });
+        let mut rows = Rows::new(Arc::clone(&stream), 8, 1).unwrap();
+        rows.next(100);
+        let mut resumed = Rows::new(stream, 8, 1).unwrap();
+        resumed.go_to(rows.position());
+        for _ in 0..10 {
+            assert_eq!(rows.next(7).1, resumed.next(7).1);
+        }
+    }
+}

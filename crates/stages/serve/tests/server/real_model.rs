@@ -1,0 +1,100 @@
+//! The stage and the server over the real engine and a random model of a few thousand parameters.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::common::{Running, State};
+use cupola_artifact::stage::{Input, Silent, Stage, StageContext};
+use cupola_generate::Engine;
+use cupola_serve::{Backend, ServeConfig, ServeStage, Server, resolve_model, router};
+use cupola_testkit::tiny_llama_dir;
+use serde_json::json;
+
+fn serve_tiny(dir: &Path) -> (Engine, Running) {
+    tiny_llama_dir(dir, 1);
+    let config = ServeConfig { port: 0, ..ServeConfig::default() };
+    let engine = Engine::load(dir, "cpu", &config.engine).unwrap_or_else(|e| panic!("{}", e.chain()));
+    let handle =
+        Server::bind(&config).unwrap().spawn(router(Arc::new(engine.clone()), &config, crate::common::MODEL)).unwrap();
+    (engine, Running { handle, state: Arc::<State>::default() })
+}
+
+#[test]
+fn the_stage_writes_an_artifact_that_leads_back_to_the_model() {
+    let root = tempfile::tempdir().unwrap();
+    let (model, dir) = (root.path().join("compress.int8"), root.path().join(".work/serve.api/artifact"));
+    tiny_llama_dir(&model, 1);
+    std::fs::create_dir_all(&dir).unwrap();
+    let stage = ServeStage.configure("model = \"int8\"\nport = 9000".parse().unwrap()).unwrap();
+    let input =
+        Input { key: "model".into(), reference: "int8".into(), path: model.clone(), kind: Some("compress".into()) };
+    let context = StageContext {
+        name: "api",
+        dir: &dir,
+        work: root.path(),
+        recipe_dir: root.path(),
+        inputs: &[input],
+        device: "cpu",
+        seed: 0,
+        progress: &Silent,
+    };
+    let report = stage.run(&context).unwrap_or_else(|e| panic!("{}", e.chain()));
+    for metric in ["first_token_seconds", "tokens_per_second", "completion_tokens"] {
+        assert!(report.metrics[metric].as_f64().unwrap() > 0.0, "{metric}");
+    }
+    std::fs::rename(&dir, root.path().join("serve.api")).unwrap();
+    let (found, settings) = resolve_model(&root.path().join("serve.api")).unwrap();
+    assert_eq!(found.canonicalize().unwrap(), model.canonicalize().unwrap());
+    assert_eq!((settings.port, settings.model_name.as_deref()), (9000, Some("int8")));
+}
+
+#[test]
+fn streamed_and_whole_answers_agree_for_a_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_engine, server) = serve_tiny(dir.path());
+    let fields = |stream: bool| json!({"seed": 3, "max_tokens": 20, "n": 2, "stream": stream});
+    let whole = server.chat("hello", fields(false)).json();
+    let chunks = server.chat("hello", fields(true)).chunks();
+    for index in 0..2 {
+        let pieces = chunks.iter().map(|c| &c["choices"][0]).filter(|c| c["index"] == index);
+        let text: String = pieces.filter_map(|c| c["delta"]["content"].as_str()).collect();
+        assert_eq!(whole["choices"][index]["message"]["content"], text);
+    }
+    let used = whole["usage"]["completion_tokens"].as_u64().unwrap();
+    assert!((2..=40).contains(&used), "{used}");
+}
+
+#[test]
+fn the_context_bounds_prompt_and_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_engine, server) = serve_tiny(dir.path());
+    let error = server.complete(json!("x".repeat(300)), json!({})).error(400);
+    assert_eq!(error["code"], "context_length_exceeded");
+    server.complete(json!([300_000]), json!({})).error(400);
+    let answer = server.complete(json!("x".repeat(250)), json!({"max_tokens": 1000})).json();
+    assert!(answer["usage"]["total_tokens"].as_u64().unwrap() <= 257, "{answer}");
+}
+
+#[test]
+fn a_client_that_goes_away_frees_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, server) = serve_tiny(dir.path());
+    let body = json!({"prompt": "x", "max_tokens": 250, "n": 8, "stream": true, "temperature": 2.0}).to_string();
+    let mut socket = TcpStream::connect(server.handle.address()).unwrap();
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
+    socket.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+    let mut line = String::new();
+    BufReader::new(&socket).read_line(&mut line).unwrap();
+    assert!(line.contains("200"), "{line}");
+    drop(socket);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Backend::stats(&engine).running + Backend::stats(&engine).waiting > 0 {
+        assert!(Instant::now() < deadline, "{:?}", Backend::stats(&engine));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Backend::stats(&engine).generated_tokens < 8 * 250, "{:?}", Backend::stats(&engine));
+    assert_eq!(server.get("/health").status, 200);
+}
