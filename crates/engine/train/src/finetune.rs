@@ -1,0 +1,337 @@
+//! What all stages share that start from a finished model: settings, which parameters are trained, what is written.
+
+use cupola_arch::{Model, save_adapter};
+use cupola_artifact::stage::{Input, Plan, PlanInputs, Reference, StageContext};
+use cupola_artifact::{Context, Error, Result, human_count, parse_config, unknown_name, write_atomic};
+use cupola_nn::{DecoderSpec, LoraConfig};
+use cupola_tokenizer::Tokenizer;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::conversation::Holdout;
+use crate::optim::OptimizerConfig;
+use crate::schedule::ScheduleConfig;
+use crate::{Objective, TrainIo, TrainSettings, TrainSummary, train};
+
+/// Which parameters are trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// All of them.
+    #[default]
+    Full,
+    /// Low-rank adapters beside the weights (Hu et al. 2021), merged at the end.
+    Lora,
+}
+
+/// The settings that tuning and alignment have in common.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FineTune {
+    /// The model: a stage or a model directory.
+    pub model: String,
+    /// The records: a file, or a folder of files.
+    pub data: String,
+    /// A system message for conversations that have none.
+    pub system: Option<String>,
+    /// All parameters (`full`) or adapters (`lora`).
+    pub method: Method,
+    /// The adapters of the method `lora`.
+    pub lora: LoraConfig,
+    /// How often each record is learned from.
+    pub epochs: f64,
+    /// Records of one optimizer step.
+    pub batch_size: usize,
+    /// Records of one forward pass; not set, as many as have 4096 tokens. It changes memory and speed only.
+    pub micro_batch: Option<usize>,
+    /// Longer examples lose their end; not set, the model's context.
+    pub max_seq_len: Option<usize>,
+    /// The peak learning rate; not set, it follows from the model's width.
+    pub lr: Option<f64>,
+    /// How the learning rate moves after the warm-up: `cosine`, `linear` or `constant`.
+    pub schedule: String,
+    /// The share of the steps in which the learning rate rises linearly.
+    pub warmup: f64,
+    /// The share of the peak learning rate at the end.
+    pub min_lr_ratio: f64,
+    /// Decoupled weight decay of the matrices.
+    pub weight_decay: f32,
+    /// The largest norm of all gradients together; 0 is none.
+    pub clip: f64,
+    /// The share of the records held out to measure on.
+    pub validation_fraction: f64,
+    /// How they are chosen: `hash` of the prompt, or `position` (the last ones).
+    pub holdout: Holdout,
+    /// Steps between two evaluations; 0 evaluates before and after only.
+    pub eval_every: u64,
+    /// Steps between two checkpoints; 0 is none.
+    pub checkpoint_every: u64,
+}
+
+impl Default for FineTune {
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            data: String::new(),
+            system: None,
+            method: Method::Full,
+            lora: LoraConfig::default(),
+            epochs: 1.0,
+            batch_size: 16,
+            micro_batch: None,
+            max_seq_len: None,
+            lr: None,
+            schedule: "cosine".into(),
+            warmup: 0.03,
+            min_lr_ratio: 0.1,
+            weight_decay: 0.0,
+            clip: 1.0,
+            validation_fraction: 0.05,
+            holdout: Holdout::Hash,
+            eval_every: 0,
+            checkpoint_every: 100,
+        }
+    }
+}
+
+/// Takes a stage's own keys out of its section; gives them and the rest.
+///
+/// # Errors
+/// A key that neither the stage nor [`FineTune`] has.
+pub fn split_keys(section: &str, mut table: toml::Table, own: &[&str]) -> Result<(toml::Table, toml::Table)> {
+    let mut mine = toml::Table::new();
+    for key in own {
+        mine.extend(table.remove(*key).map(|value| ((*key).to_owned(), value)));
+    }
+    let shared = json!(FineTune::default());
+    let keys = shared.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
+    let known: Vec<&str> = keys.chain(own.iter().copied()).collect();
+    match table.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => Err(unknown_name(&format!("unknown key `{key}` in [{section}]"), key, "key", &known)),
+        None => Ok((mine, table)),
+    }
+}
+
+impl FineTune {
+    /// Reads the shared settings; `epochs` is the default for a stage.
+    ///
+    /// # Errors
+    /// A wrong or missing setting.
+    pub fn read(section: &str, mut table: toml::Table, epochs: f64) -> Result<Self> {
+        for key in ["model", "data"] {
+            if !table.contains_key(key) {
+                return Err(Error::usage(format!("`{key}` is missing in [{section}]"))
+                    .with_hint(format!("add `{key} = …` to [{section}]")));
+            }
+        }
+        table.entry("epochs").or_insert(toml::Value::Float(epochs));
+        let settings: Self = parse_config(section, table)?;
+        settings.check(section)?;
+        Ok(settings)
+    }
+
+    fn check(&self, section: &str) -> Result<()> {
+        let wrong = |what: &str| Err(Error::usage(format!("{what} in [{section}]")));
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        if !positive(self.epochs) || self.lr.is_some_and(|lr| !positive(lr)) {
+            return wrong("`epochs` and `lr` must be above 0");
+        }
+        if self.batch_size == 0 || self.micro_batch == Some(0) || self.max_seq_len.is_some_and(|n| n < 2) {
+            return wrong("`batch_size` and `micro_batch` must be at least 1 and `max_seq_len` at least 2");
+        }
+        let share = |x: f64| (0.0..1.0).contains(&x);
+        if ![self.warmup, self.min_lr_ratio, self.validation_fraction].into_iter().all(share) {
+            return wrong("`warmup`, `min_lr_ratio` and `validation_fraction` must be from 0 to below 1");
+        }
+        if !(self.weight_decay >= 0.0 && self.clip >= 0.0) {
+            return wrong("`weight_decay` and `clip` must not be negative");
+        }
+        if self.method == Method::Lora && (self.lora.r == 0 || self.lora.target_modules.is_empty()) {
+            return wrong("`lora.r` must be at least 1 and `lora.target_modules` must name layers");
+        }
+        self.schedule_for(1).ratio(0, 1).map(|_| ())
+    }
+
+    /// The model and the data.
+    pub fn references(&self) -> Vec<Reference> {
+        let reference = |key, value: &String| Reference { key, value: value.clone() };
+        vec![reference("model", &self.model), reference("data", &self.data)]
+    }
+
+    /// Optimizer steps for so many training examples.
+    pub fn steps(&self, examples: usize) -> u64 {
+        ((self.epochs * examples as f64 / self.batch_size as f64).ceil() as u64).max(1)
+    }
+
+    /// The peak learning rate, and why: `scale / d_model` unless it is set, ten times that for adapters.
+    ///
+    /// Adam's best learning rate for hidden matrices falls with the width (Yang et al. 2022, "Tensor Programs V"), and
+    /// that of adapters is about ten times that of all parameters (Schulman et al. 2025, "LoRA Without Regret").
+    pub fn peak_lr(&self, scale: f64, spec: &DecoderSpec) -> (f64, String) {
+        if let Some(lr) = self.lr {
+            return (lr, format!("lr {lr:.1e} (set)"));
+        }
+        let (factor, rule) = match self.method {
+            Method::Full => (1.0, format!("{scale} / d_model {}", spec.d_model)),
+            Method::Lora => (10.0, format!("10 · {scale} / d_model {}, for adapters", spec.d_model)),
+        };
+        let lr = factor * scale / spec.d_model as f64;
+        (lr, format!("lr {lr:.1e} ({rule})"))
+    }
+
+    fn schedule_for(&self, steps: u64) -> ScheduleConfig {
+        let warmup_steps = (self.warmup * steps as f64).ceil() as u64;
+        ScheduleConfig { name: self.schedule.clone(), warmup_steps, min_ratio: self.min_lr_ratio }
+    }
+
+    /// How long examples may be.
+    pub fn context_len(&self, spec: &DecoderSpec) -> usize {
+        self.max_seq_len.map_or(spec.max_seq_len, |len| len.min(spec.max_seq_len))
+    }
+
+    /// Marks what is trained, with fresh adapters where the method has any; gives back how many numbers.
+    ///
+    /// # Errors
+    /// A quantized model; layers for adapters that it does not have.
+    pub fn prepare(&self, model: &mut Model, seed: u64) -> Result<u64> {
+        model.decoder.merge_lora()?;
+        let numbers = |model: &mut Model, trained: bool| {
+            let params = model.decoder.params_mut();
+            params.iter().filter(|p| !trained || p.trainable()).map(|p| p.numel() as u64).sum::<u64>()
+        };
+        if numbers(model, false) < model.decoder.spec().parameters() {
+            return Err(Error::failed("the model's weights are quantized and cannot be trained")
+                .with_hint("train the model first and compress it afterwards"));
+        }
+        match self.method {
+            Method::Full => model.decoder.set_trainable(|_| true),
+            Method::Lora => {
+                if model.decoder.add_lora(&self.lora, seed) == 0 {
+                    let names = self.lora.target_modules.join(", ");
+                    return Err(Error::usage(format!("the model has no layers called {names} (`lora.target_modules`)"))
+                        .with_hint("a Llama has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
+                }
+                model.decoder.set_trainable(|p| p.name().contains(".lora_"));
+            }
+        }
+        Ok(numbers(model, true))
+    }
+
+    /// Floating-point operations of training on one token: with adapters, the gradients of the weights themselves, a
+    /// third of the whole, are not computed.
+    pub fn flops_per_token(&self, spec: &DecoderSpec, seq: usize) -> f64 {
+        let full = spec.train_flops_per_token(seq);
+        if self.method == Method::Lora { full * 2.0 / 3.0 } else { full }
+    }
+
+    /// Evaluates, trains, evaluates; gives back the figures from before as well.
+    ///
+    /// # Errors
+    /// As [`train`].
+    pub fn run(
+        &self,
+        model: &mut Model,
+        objective: &mut dyn Objective,
+        context: &StageContext<'_>,
+        steps: u64,
+        lr: f64,
+    ) -> Result<(Vec<(String, f64)>, TrainSummary)> {
+        let before = objective.evaluate(&model.frozen().decoder)?;
+        let settings = TrainSettings {
+            steps,
+            lr,
+            schedule: self.schedule_for(steps),
+            optimizer: OptimizerConfig { weight_decay: self.weight_decay, beta2: 0.999, ..OptimizerConfig::default() },
+            clip: self.clip,
+            eval_every: self.eval_every,
+            sample_every: 0,
+            checkpoint_every: self.checkpoint_every,
+            log_every: 1,
+            task: context.name.to_owned(),
+        };
+        let io = TrainIo {
+            checkpoints: context.work.join("checkpoints"),
+            metrics: context.dir.to_path_buf(),
+            progress: context.progress,
+        };
+        Ok((before, train(model, objective, &settings, &io)?))
+    }
+
+    /// Writes the model's directory; with adapters also `adapter/` in PEFT's layout, and the model has them merged.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, model: &mut Model, tokenizer: &Tokenizer, context: &StageContext<'_>) -> Result<()> {
+        model.decoder.set_trainable(|_| false);
+        if self.method == Method::Lora {
+            let base = adapter_base(context.input("model")?)?;
+            save_adapter(model, &self.lora, &base, &context.dir.join("adapter"))?;
+            model.decoder.merge_lora()?;
+        }
+        model.save(context.dir)?;
+        tokenizer.save(context.dir)?;
+        // A chat also ends where a turn does.
+        let spec = model.decoder.spec();
+        let mut eos = spec.eos.clone();
+        eos.extend(tokenizer.stop_ids().iter().filter(|id| !spec.eos.contains(id)));
+        let generation = json!({"bos_token_id": spec.bos, "eos_token_id": eos, "pad_token_id": spec.pad});
+        let text = serde_json::to_string_pretty(&generation).context(|| "cannot write generation_config.json".into())?;
+        write_atomic(&context.dir.join("generation_config.json"), format!("{text}\n").as_bytes())
+    }
+
+    /// What training would cost; `passes` are the forward passes without gradients on the training data.
+    pub fn plan(&self, inputs: &PlanInputs<'_>, passes: f64) -> Plan {
+        let find = |key: &str| inputs.inputs.iter().find(|(input, _)| input.key == key);
+        let mut facts = find("model").and_then(|(_, plan)| plan.map(|p| p.facts.clone())).unwrap_or_default();
+        let spec = find("model").and_then(|(input, _)| Model::read_spec(&input.path).ok());
+        if let Some(spec) = spec {
+            facts.entry("parameters".into()).or_insert(spec.parameters() as f64);
+            facts.entry("d_model".into()).or_insert(spec.d_model as f64);
+        }
+        let parameters = facts.get("parameters").copied().unwrap_or(0.0);
+        let bytes = find("data").and_then(|(input, _)| std::fs::metadata(&input.path).ok()).map_or(1e6, |m| m.len() as f64);
+        // About four bytes to a token; a training pass is worth three forward passes, with adapters two.
+        let tokens = bytes / 4.0;
+        let train = if self.method == Method::Lora { 4.0 } else { 6.0 };
+        let flops = parameters * tokens * (train * self.epochs + 2.0 * passes);
+        let trained = if self.method == Method::Lora { 0.05 } else { 1.0 };
+        Plan {
+            facts,
+            flops,
+            // Weights, and for what is trained its gradient and Adam's two moments; activations of a micro-batch.
+            memory_bytes: parameters * (4.0 + 16.0 * trained) + 3e8,
+            disk_bytes: 4.0 * parameters * (1.0 + trained * 0.1),
+            // Short rows reach about a quarter of the peak.
+            seconds: flops / (0.25 * inputs.peak_flops.max(1.0)) + 1.0,
+            notes: vec![format!("about {} tokens, {} epochs", human_count(tokens), self.epochs)],
+        }
+    }
+}
+
+/// Where an adapter's base is: a stage's artifact beside ours, relative to `<artifact>/adapter`; else its full path.
+fn adapter_base(model: &Input) -> Result<String> {
+    if let (Some(_), Some(name)) = (&model.kind, model.path.file_name()) {
+        return Ok(format!("../../{}", name.to_string_lossy()));
+    }
+    let path = model.path.canonicalize().context(|| format!("cannot find {}", model.path.display()))?;
+    Ok(path.display().to_string())
+}
+
+/// The figures that every such stage reports; those of an evaluation also from before, as `…_before`.
+pub fn metrics(before: &[(String, f64)], summary: &TrainSummary) -> Map<String, Value> {
+    let mut out = Map::new();
+    out.insert("steps".into(), json!(summary.steps));
+    out.insert("tokens".into(), json!(summary.tokens));
+    out.insert("train_loss".into(), json!(summary.train_loss));
+    for (name, value) in &summary.evaluation {
+        out.insert(name.clone(), json!(value));
+    }
+    for (name, value) in before {
+        out.insert(format!("{name}_before"), json!(value));
+    }
+    out.insert("tokens_per_second".into(), json!(summary.tokens_per_second));
+    out.insert("mfu".into(), json!(summary.mfu));
+    out.insert("training_seconds".into(), json!(summary.seconds));
+    out.insert("peak_memory".into(), json!(summary.peak_memory));
+    out
+}

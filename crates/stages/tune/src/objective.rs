@@ -1,0 +1,88 @@
+//! Cross-entropy on what the assistant says.
+
+use cupola_artifact::{Context, Result};
+use cupola_nn::Decoder;
+use cupola_train::batching::{Layout, Rows, groups};
+use cupola_train::conversation::Example;
+use cupola_train::loader::Shuffle;
+use cupola_train::{Objective, Part};
+use serde_json::{Value, json};
+
+/// Supervised fine-tuning: the mean negative log-likelihood of the learned tokens of each step's examples.
+pub struct Tuning {
+    /// What is learned from.
+    pub train: Vec<Example>,
+    /// What is measured on.
+    pub validation: Vec<Example>,
+    /// The order of the training examples.
+    pub shuffle: Shuffle,
+    /// Examples of a step.
+    pub batch_size: usize,
+    /// Examples of a forward pass.
+    pub micro_batch: Option<usize>,
+    /// How they are laid out.
+    pub layout: Layout,
+    /// What fills rows up.
+    pub pad: u32,
+    /// Floating-point operations of training on a token.
+    pub flops_per_token: f64,
+    /// The micro-batches of the step.
+    pub parts: Vec<Rows>,
+}
+
+/// Lays out examples, so many to a forward pass.
+fn lay_out(examples: &[&Example], most: Option<usize>, layout: Layout, pad: u32) -> Vec<Rows> {
+    let lengths: Vec<usize> = examples.iter().map(|e| e.inputs()).collect();
+    groups(&lengths, most).into_iter().map(|group| Rows::new(&examples[group], layout, pad)).collect()
+}
+
+impl Tuning {
+    fn learned(parts: &[Rows]) -> usize {
+        parts.iter().map(Rows::learned).sum()
+    }
+}
+
+impl Objective for Tuning {
+    fn begin_step(&mut self, _: u64) -> Result<usize> {
+        let chosen: Vec<usize> = (0..self.batch_size).map(|_| self.shuffle.next()).collect();
+        let examples: Vec<&Example> = chosen.iter().map(|i| &self.train[*i]).collect();
+        self.parts = lay_out(&examples, self.micro_batch, self.layout, self.pad);
+        Ok(self.parts.len())
+    }
+
+    fn part(&mut self, model: &Decoder, index: usize) -> Result<Part> {
+        let rows = &self.parts[index];
+        let weights = rows.weights(1.0 / Self::learned(&self.parts) as f64);
+        let loss = model.loss(&rows.batch, &rows.targets, &weights);
+        Ok(Part { loss, tokens: rows.tokens, figures: vec![] })
+    }
+
+    fn evaluate(&mut self, model: &Decoder) -> Result<Vec<(String, f64)>> {
+        let examples: Vec<&Example> = self.validation.iter().collect();
+        let parts = lay_out(&examples, self.micro_batch, self.layout, self.pad);
+        let learned = Self::learned(&parts);
+        if learned == 0 {
+            return Ok(vec![]);
+        }
+        let sum: f64 = parts
+            .iter()
+            .map(|rows| f64::from(cupola_ops::scalar(&model.loss(&rows.batch, &rows.targets, &rows.weights(1.0)))))
+            .sum();
+        let loss = sum / learned as f64;
+        Ok(vec![("validation_loss".into(), loss), ("perplexity".into(), loss.exp())])
+    }
+
+    fn flops_per_token(&self) -> f64 {
+        self.flops_per_token
+    }
+
+    fn position(&self) -> Value {
+        json!(self.shuffle.position())
+    }
+
+    fn restore(&mut self, position: &Value) -> Result<()> {
+        let at = serde_json::from_value(position.clone()).context(|| "the checkpoint has no loader position".into())?;
+        self.shuffle.go_to(at);
+        Ok(())
+    }
+}
