@@ -7,6 +7,8 @@ pub const ALL: &[&dyn Stage] = &[
     &cupola_data::DataStage,
     &cupola_tokenizer::TokenizerStage,
     &cupola_pretrain::PretrainStage,
+    &cupola_tune::TuneStage,
+    &cupola_align::AlignStage,
     &cupola_eval::EvalStage,
     &cupola_compress::CompressStage,
     &cupola_serve::ServeStage,

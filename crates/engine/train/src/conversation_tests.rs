@@ -46,7 +46,11 @@ fn every_format_gives_its_conversation() {
         (json!({"instruction": "a", "input": "", "output": "b"}), "a", "b"),
         (json!({"instruction": "a", "output": "b"}), "a", "b"),
         (json!({"prompt": "a", "completion": "b"}), "a", "b"),
-        (json!({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}), "a", "b"),
+        (
+            json!({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}),
+            "a",
+            "b",
+        ),
     ] {
         let messages = read_conversation(&record(value), None).unwrap();
         assert_eq!(messages, [Message::new("user", user), Message::new("assistant", assistant)]);

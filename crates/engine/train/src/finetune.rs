@@ -208,8 +208,10 @@ impl FineTune {
             Method::Lora => {
                 if model.decoder.add_lora(&self.lora, seed) == 0 {
                     let names = self.lora.target_modules.join(", ");
-                    return Err(Error::usage(format!("the model has no layers called {names} (`lora.target_modules`)"))
-                        .with_hint("a Llama has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
+                    return Err(Error::usage(format!(
+                        "the model has no layers called {names} (`lora.target_modules`)"
+                    ))
+                    .with_hint("a Llama has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
                 }
                 model.decoder.set_trainable(|p| p.name().contains(".lora_"));
             }
@@ -275,7 +277,8 @@ impl FineTune {
         let mut eos = spec.eos.clone();
         eos.extend(tokenizer.stop_ids().iter().filter(|id| !spec.eos.contains(id)));
         let generation = json!({"bos_token_id": spec.bos, "eos_token_id": eos, "pad_token_id": spec.pad});
-        let text = serde_json::to_string_pretty(&generation).context(|| "cannot write generation_config.json".into())?;
+        let text =
+            serde_json::to_string_pretty(&generation).context(|| "cannot write generation_config.json".into())?;
         write_atomic(&context.dir.join("generation_config.json"), format!("{text}\n").as_bytes())
     }
 
@@ -289,7 +292,8 @@ impl FineTune {
             facts.entry("d_model".into()).or_insert(spec.d_model as f64);
         }
         let parameters = facts.get("parameters").copied().unwrap_or(0.0);
-        let bytes = find("data").and_then(|(input, _)| std::fs::metadata(&input.path).ok()).map_or(1e6, |m| m.len() as f64);
+        let bytes =
+            find("data").and_then(|(input, _)| std::fs::metadata(&input.path).ok()).map_or(1e6, |m| m.len() as f64);
         // About four bytes to a token; a training pass is worth three forward passes, with adapters two.
         let tokens = bytes / 4.0;
         let train = if self.method == Method::Lora { 4.0 } else { 6.0 };

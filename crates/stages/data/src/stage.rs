@@ -31,6 +31,10 @@ impl Stage for DataStage {
         "reads, cleans, filters, deduplicates and splits text"
     }
 
+    fn uses_device(&self) -> bool {
+        false
+    }
+
     fn configure(&self, table: toml::Table) -> Result<Box<dyn Configured>> {
         let config: DataConfig = parse_config("data", table)?;
         config.validate()?;

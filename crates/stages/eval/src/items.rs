@@ -65,11 +65,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// What is asked: `prompt` or `question`, or `instruction` with its `input` on a new line.
+    /// What is asked: `prompt` or `question`, or `instruction` with its `input` after an empty line, as conversations are read
+    /// for tuning.
     pub fn prompt(&self) -> Result<String> {
         let text = self.text(&["prompt", "question", "instruction"])?;
         match self.get(&["input"]) {
-            Some(Value::String(input)) if !input.is_empty() => Ok(format!("{text}\n{input}")),
+            Some(Value::String(input)) if !input.is_empty() => Ok(format!("{text}\n\n{input}")),
             _ => Ok(text.to_owned()),
         }
     }

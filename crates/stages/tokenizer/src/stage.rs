@@ -28,6 +28,10 @@ impl Stage for TokenizerStage {
         "trains a byte-level BPE tokenizer on a corpus, or takes over an existing one"
     }
 
+    fn uses_device(&self) -> bool {
+        false
+    }
+
     fn configure(&self, table: toml::Table) -> Result<Box<dyn Configured>> {
         let config: Config = parse_config(self.kind(), table)?;
         if config.data.is_none() && config.from.is_none() {

@@ -87,8 +87,11 @@ impl Tune {
         let count = |fit: Fit| encoded.iter().filter(|(_, _, f)| *f == fit).count();
         let (truncated, dropped) = (count(Fit::Cut), count(Fit::Nothing));
         if dropped == records.len() {
-            return Err(Error::failed(format!("no conversation in {} has an answer in its first {max_len} tokens", path.display()))
-                .with_hint("raise `max_seq_len`, or use a model with a longer context"));
+            return Err(Error::failed(format!(
+                "no conversation in {} has an answer in its first {max_len} tokens",
+                path.display()
+            ))
+            .with_hint("raise `max_seq_len`, or use a model with a longer context"));
         }
         if truncated + dropped > 0 {
             context.progress.warn(&format!(
@@ -125,7 +128,8 @@ impl Configured for Tune {
         let (mut model, tokenizer) = load_model(&input.path, &device)?;
         let spec = model.decoder.spec().clone();
         let max_len = settings.context_len(&spec);
-        let Examples { records, truncated, dropped, train, validation } = self.examples(context, &tokenizer, max_len)?;
+        let Examples { records, truncated, dropped, train, validation } =
+            self.examples(context, &tokenizer, max_len)?;
         let trainable = settings.prepare(&mut model, context.seed)?;
         let (steps, (lr, rule)) = (settings.steps(train.len()), settings.peak_lr(LR_SCALE, &spec));
         let mean_len = train.iter().map(Example::inputs).sum::<usize>() / train.len();

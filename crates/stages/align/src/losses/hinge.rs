@@ -1,0 +1,23 @@
+//! The hinge loss.
+
+use burn::tensor::Tensor;
+use burn::tensor::activation::relu;
+
+use crate::loss::{LossSettings, PairLogps, PairLoss};
+
+/// `max(0, 1 - β·margin)` (SLiC, Zhao et al. 2023, on DPO's margin as in Liu et al. 2023, "RSO").
+pub struct Hinge;
+
+impl PairLoss for Hinge {
+    fn name(&self) -> &'static str {
+        "hinge"
+    }
+
+    fn about(&self) -> &'static str {
+        "SLiC: the hinge loss of the margin"
+    }
+
+    fn loss(&self, pairs: &PairLogps, settings: &LossSettings) -> Tensor<1> {
+        relu(pairs.margin().mul_scalar(-settings.beta).add_scalar(1.0))
+    }
+}

@@ -1,0 +1,26 @@
+//! IPO.
+
+use burn::tensor::Tensor;
+
+use crate::loss::{LossSettings, PairLogps, PairLoss};
+
+/// `(margin - 1 / 2β)²`, the ratios taken per token (Azar et al. 2023, equation 17; the division by the length is the
+/// authors' correction, which TRL follows).
+pub struct Ipo;
+
+impl PairLoss for Ipo {
+    fn name(&self) -> &'static str {
+        "ipo"
+    }
+
+    fn about(&self) -> &'static str {
+        "IPO: the squared distance of the margin per token from 1 / 2β"
+    }
+
+    fn loss(&self, pairs: &PairLogps, settings: &LossSettings) -> Tensor<1> {
+        let chosen = pairs.chosen_ratio() / pairs.chosen_tokens.clone();
+        let rejected = pairs.rejected_ratio() / pairs.rejected_tokens.clone();
+        let distance = (chosen - rejected).sub_scalar(0.5 / settings.beta);
+        distance.clone() * distance
+    }
+}

@@ -1,0 +1,162 @@
+#![expect(clippy::unwrap_used, reason = "a failing test should panic")]
+
+use burn::tensor::Device;
+use cupola_arch::Model;
+use cupola_artifact::Class;
+use cupola_artifact::stage::{Input, Silent};
+use cupola_generate::{ScoreItem, log_likelihoods};
+use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
+use cupola_train::conversation::Holdout;
+
+use super::*;
+
+/// A folder with a tiny model and pairs in which laughing is better than crying.
+fn setup() -> TempDir {
+    let dir = TempDir::new("align");
+    tiny_llama_dir(&dir.join("model"), 1);
+    let pairs: Vec<Value> = (0..24)
+        .map(|i| json!({"instruction": format!("Say {i}"), "input": "", "chosen": "ha ".repeat(1 + i % 3), "rejected": "boo ".repeat(1 + i % 2)}))
+        .collect();
+    std::fs::write(dir.join("pairs.json"), json!(pairs).to_string()).unwrap();
+    dir
+}
+
+/// Resolves the references as paths in `dir` and runs.
+fn run(dir: &TempDir, recipe: &str, out: &str) -> Result<Report> {
+    let stage = AlignStage.configure(format!("model = 'model'\ndata = 'pairs.json'\n{recipe}").parse().unwrap())?;
+    let inputs: Vec<Input> = stage
+        .references()
+        .into_iter()
+        .map(|r| Input { key: r.key.into(), path: dir.join(&r.value), reference: r.value, kind: None })
+        .collect();
+    let out = dir.join(out);
+    std::fs::create_dir_all(&out).unwrap();
+    stage.run(&StageContext {
+        name: "dpo",
+        dir: &out,
+        work: &out.with_extension("work"),
+        recipe_dir: dir.path(),
+        inputs: &inputs,
+        device: "cpu",
+        seed: 1,
+        progress: &Silent,
+    })
+}
+
+fn metric(report: &Report, name: &str) -> f64 {
+    report.metrics[name].as_f64().unwrap_or_else(|| panic!("no {name} in {:?}", report.metrics))
+}
+
+#[test]
+fn every_loss_raises_reward_accuracy_and_margin_on_held_out_pairs() {
+    let dir = setup();
+    for (i, loss) in ALL.iter().enumerate() {
+        let smoothing = if loss.smooths() { "label_smoothing = 0.1" } else { "" };
+        let recipe = format!(
+            "loss = '{}'\n{smoothing}\nepochs = 8\nbatch_size = 4\nlr = 1e-3\nvalidation_fraction = 0.2",
+            loss.name()
+        );
+        let report = run(&dir, &recipe, &format!("out{i}")).unwrap();
+        let margin = metric(&report, "validation_reward_margin");
+        assert!(metric(&report, "validation_reward_margin_before").abs() < 1e-5);
+        assert!(margin > 0.1 && metric(&report, "validation_reward_accuracy") > 0.9, "{}: {margin}", loss.name());
+        assert!(metric(&report, "validation_loss") < metric(&report, "validation_loss_before"));
+        let rewards = metric(&report, "validation_rewards_chosen") - metric(&report, "validation_rewards_rejected");
+        assert_close("margin", &[rewards as f32], &[margin as f32], 1e-5, 1e-5);
+        assert_eq!(metric(&report, "pairs") + metric(&report, "validation_pairs"), 24.0);
+        assert!(Model::load(&dir.join(format!("out{i}")), &Device::flex()).is_ok());
+    }
+    let lines = std::fs::read_to_string(dir.join("out0/metrics.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    for name in ["loss", "rewards_chosen", "rewards_rejected", "reward_margin", "reward_accuracy", "logps_chosen"] {
+        assert!(lines.contains(&format!("\"{name}\"")), "{name} is not in {first}");
+    }
+    // Before the first step, policy and reference are the same, and DPO's loss is log 2.
+    let report = run(&dir, "epochs = 0.1\nlr = 1e-12\nvalidation_fraction = 0.2", "still").unwrap();
+    assert_close("log 2", &[metric(&report, "validation_loss") as f32], &[std::f32::consts::LN_2], 1e-4, 0.0);
+}
+
+#[test]
+fn lora_aligns_through_adapters_alone() {
+    let dir = setup();
+    let report = run(&dir, "method = 'lora'\nepochs = 8\nbatch_size = 4\nlr = 5e-3", "out").unwrap();
+    assert!(metric(&report, "trainable_parameters") < metric(&report, "parameters"));
+    assert!(metric(&report, "validation_reward_margin") > 0.01);
+    assert!(dir.join("out/adapter/adapter_model.safetensors").is_file());
+}
+
+#[test]
+fn the_references_log_probabilities_equal_the_scorers_and_are_kept() {
+    let dir = setup();
+    let (model, tokenizer) = load_model(&dir.join("model"), &Device::flex()).unwrap();
+    let pairs: Vec<Pair> = read_all(&dir.join("pairs.json"))
+        .unwrap()
+        .iter()
+        .map(|record| {
+            let p = read_preference(record).unwrap();
+            let encode = |answer| Example::completion(&tokenizer, &p.prompt, answer).unwrap();
+            Pair { chosen: encode(&p.chosen), rejected: encode(&p.rejected) }
+        })
+        .collect();
+    let file = dir.join("work/reference.safetensors");
+    let compute = || reference_logps(&model.decoder, &pairs, (Layout::Packed(200), 0), &file, &Silent).unwrap();
+    let got = compute();
+    let items: Vec<ScoreItem> = pairs
+        .iter()
+        .flat_map(|p| [&p.chosen, &p.rejected])
+        .map(|e| ScoreItem { ids: e.ids.clone(), scored: e.learn.clone() })
+        .collect();
+    let want: Vec<f32> =
+        log_likelihoods(&model.decoder, &items, &mut |_| {}).unwrap().iter().map(|l| l.log_likelihood as f32).collect();
+    assert_close("log-probabilities", got.as_flattened(), &want, 1e-4, 1e-5);
+    let written = std::fs::metadata(&file).unwrap().modified().unwrap();
+    assert_eq!(compute(), got);
+    assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), written);
+    // Those of another data set are not taken.
+    let fewer = reference_logps(&model.decoder, &pairs[..2], (Layout::Padded, 0), &file, &Silent).unwrap();
+    assert_eq!(fewer.len(), 2);
+}
+
+#[test]
+fn micro_batches_change_nothing() {
+    let dir = setup();
+    let recipe = "epochs = 2\nbatch_size = 6\nlr = 1e-3\nvalidation_fraction = 0.2\nholdout = 'position'";
+    let whole = run(&dir, recipe, "whole").unwrap();
+    let parts = run(&dir, &format!("{recipe}\nmicro_batch = 2"), "parts").unwrap();
+    for name in ["validation_loss", "validation_reward_margin", "train_loss"] {
+        assert_close(name, &[metric(&whole, name) as f32], &[metric(&parts, name) as f32], 1e-4, 1e-3);
+    }
+    assert_eq!((metric(&whole, "validation_pairs"), Holdout::default()), (5.0, Holdout::Hash));
+}
+
+#[test]
+fn bad_data_is_an_error_that_says_where() {
+    let dir = setup();
+    for (text, message) in [
+        ("[]", "no records"),
+        ("[{\"prompt\": \"a\", \"chosen\": \"b\"}]", "line 1: there is no `rejected`"),
+        ("[{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"b\"}]", "two different answers"),
+        ("[{\"prompt\": \"a\",\n \"chosen\" 3}]", "line 2"),
+    ] {
+        std::fs::write(dir.join("pairs.json"), text).unwrap();
+        let error = run(&dir, "", "out").unwrap_err();
+        assert!(error.chain().contains(message) && error.chain().contains("pairs.json"), "{}", error.chain());
+    }
+}
+
+#[test]
+fn wrong_settings_are_usage_errors() {
+    for (text, message) in [
+        ("loss = 'sigmoidal'", "cannot be `sigmoidal`"),
+        ("bta = 3", "unknown key `bta`"),
+        ("beta = 0", "`beta` must be above 0"),
+        ("label_smoothing = 0.6", "`label_smoothing`"),
+        ("loss = 'ipo'\nlabel_smoothing = 0.1", "no label smoothing"),
+    ] {
+        let error = AlignStage.configure(format!("model = 'm'\ndata = 'd'\n{text}").parse().unwrap()).err().unwrap();
+        assert_eq!(error.class(), Class::Usage);
+        assert!(error.to_string().contains(message), "{error}");
+    }
+    let stage = AlignStage.configure("model = 'm'\ndata = 'd'".parse().unwrap()).unwrap();
+    assert_eq!((&stage.effective_config()["epochs"], &stage.effective_config()["beta"]), (&json!(1.0), &json!(0.1)));
+}
