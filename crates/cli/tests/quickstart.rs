@@ -80,14 +80,26 @@ fn the_quickstart_goes_from_raw_text_to_a_served_model() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("run");
     let text = run(&out, &[]);
-    for stage in ["data.corpus", "tokenizer.bpe", "pretrain.base", "tune.chat", "align.dpo", "compress.int8", "eval.report", "serve.api"] {
+    for stage in [
+        "data.corpus",
+        "tokenizer.bpe",
+        "pretrain.base",
+        "tune.chat",
+        "align.dpo",
+        "compress.int8",
+        "eval.report",
+        "serve.api",
+    ] {
         assert!(text.contains(stage), "{stage} is not in the table:\n{text}");
     }
     assert!(text.contains("cupola serve"), "{text}");
 
     let loss = |stage: &str, key: &str| manifest(&out, stage)["report"]["metrics"][key].as_f64().unwrap();
     assert!(loss("pretrain.base", "bits_per_byte") < 4.5, "pretraining learned nothing");
-    assert!(loss("tune.chat", "validation_loss") < loss("tune.chat", "validation_loss_before"), "tuning learned nothing");
+    assert!(
+        loss("tune.chat", "validation_loss") < loss("tune.chat", "validation_loss_before"),
+        "tuning learned nothing"
+    );
     assert!(loss("compress.int8", "ratio") < 0.7, "compression did not make the model smaller");
     let scores = &manifest(&out, "eval.report")["report"]["scores"];
     assert_eq!(scores.as_array().unwrap().len(), 4, "four models are compared: {scores}");
@@ -127,12 +139,17 @@ fn served(model: &Path) {
 
 fn only_dependents_rerun(out: &Path) {
     let finished = |stage: &str| manifest(out, stage)["finished"].clone();
-    let stages = ["data.corpus", "tokenizer.bpe", "pretrain.base", "tune.chat", "align.dpo", "compress.int8", "serve.api"];
+    let stages =
+        ["data.corpus", "tokenizer.bpe", "pretrain.base", "tune.chat", "align.dpo", "compress.int8", "serve.api"];
     let before = stages.map(finished);
     std::thread::sleep(Duration::from_millis(1100));
     run(out, &["--set", "align.dpo.beta=0.3"]);
-    let changed: Vec<&str> =
-        stages.into_iter().zip(&before).filter(|(stage, was)| finished(stage) != **was).map(|(stage, _)| stage).collect();
+    let changed: Vec<&str> = stages
+        .into_iter()
+        .zip(&before)
+        .filter(|(stage, was)| finished(stage) != **was)
+        .map(|(stage, _)| stage)
+        .collect();
     assert_eq!(changed, ["align.dpo", "compress.int8", "serve.api"]);
 }
 

@@ -72,7 +72,16 @@ impl Attention {
     fn shape(&self) -> AttentionShape {
         let Heads { batch, n_heads, n_kv_heads, d_head } = self.heads;
         let seq = self.mask.lo.len() / batch;
-        AttentionShape { batch, seq_q: seq, seq_k: seq, n_heads, n_kv_heads, d_head, scale: self.heads.scale(), soft_cap: None }
+        AttentionShape {
+            batch,
+            seq_q: seq,
+            seq_k: seq,
+            n_heads,
+            n_kv_heads,
+            d_head,
+            scale: self.heads.scale(),
+            soft_cap: None,
+        }
     }
 
     fn spans(&self) -> Spans<'_> {

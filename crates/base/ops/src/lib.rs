@@ -18,8 +18,6 @@ mod rope;
 #[cfg(test)]
 mod tests;
 
-
-
 pub use access::{from_vec, into_vec, read, scalar, to_vec, update};
 pub use activation::swiglu;
 pub use attention::{Heads, Mask, attention};

@@ -40,7 +40,11 @@ impl HostOp<1> for Rope {
     const KEEP_INPUTS: bool = false;
 
     fn forward(&self, [x]: [&[f32]; 1], _: bool) -> Output {
-        Output { shape: vec![self.positions.len(), self.n_heads * self.d_head], data: self.rotated(x, false), saved: vec![] }
+        Output {
+            shape: vec![self.positions.len(), self.n_heads * self.d_head],
+            data: self.rotated(x, false),
+            saved: vec![],
+        }
     }
 
     fn backward(&self, _: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 1] {
@@ -72,10 +76,7 @@ pub(crate) fn composed(x: Tensor<2>, angles: &RopeAngles, positions: &[u32], n_h
     let x = x.reshape([rows, n_heads, d_head]); // [N, H, dh]
     let first = x.clone().narrow(2, 0, half);
     let second = x.clone().narrow(2, half, half);
-    let mut parts = vec![
-        first.clone() * cos.clone() - second.clone() * sin.clone(),
-        second * cos + first * sin,
-    ];
+    let mut parts = vec![first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin];
     if 2 * half < d_head {
         parts.push(x.narrow(2, 2 * half, d_head - 2 * half));
     }

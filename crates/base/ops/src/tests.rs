@@ -92,12 +92,7 @@ fn swiglu_equals_its_composed_form() {
 fn embedding_equals_its_composed_form() {
     for (v, d, ids) in [(1, 3, vec![0]), (9, 8, vec![3, 3, 8, 0, 3])] {
         let ids: Arc<[u32]> = ids.into();
-        same(
-            "embedding",
-            [leaf([v, d], 7)],
-            |[t]| embedding(t, &ids),
-            |[t]| crate::embedding::composed(t, &ids),
-        );
+        same("embedding", [leaf([v, d], 7)], |[t]| embedding(t, &ids), |[t]| crate::embedding::composed(t, &ids));
     }
 }
 
@@ -123,14 +118,21 @@ fn rope_equals_its_composed_form() {
 
 #[test]
 fn attention_equals_its_composed_form() {
-    for (batch, seq, n_heads, n_kv_heads, d_head) in [(1, 1, 1, 1, 1), (2, 5, 2, 1, 3), (1, 33, 4, 2, 16), (2, 70, 3, 3, 8)] {
+    for (batch, seq, n_heads, n_kv_heads, d_head) in
+        [(1, 1, 1, 1, 1), (2, 5, 2, 1, 3), (1, 33, 4, 2, 16), (2, 70, 3, 3, 8)]
+    {
         let heads = Heads { batch, n_heads, n_kv_heads, d_head };
         let segments: Vec<u32> = (0..batch * seq).map(|i| (i % seq) as u32 * 3 / seq as u32).collect();
-        for (name, mask) in [("causal", Mask::causal(batch, seq)), ("segments", Mask::causal_segments(&segments, seq))] {
+        for (name, mask) in [("causal", Mask::causal(batch, seq)), ("segments", Mask::causal_segments(&segments, seq))]
+        {
             let rows = batch * seq;
             same(
                 &format!("attention {name} {batch}x{seq}"),
-                [leaf([rows, n_heads * d_head], 9), leaf([rows, n_kv_heads * d_head], 10), leaf([rows, n_kv_heads * d_head], 11)],
+                [
+                    leaf([rows, n_heads * d_head], 9),
+                    leaf([rows, n_kv_heads * d_head], 10),
+                    leaf([rows, n_kv_heads * d_head], 11),
+                ],
                 |[q, k, v]| attention(q, k, v, heads, &mask),
                 |[q, k, v]| crate::attention::composed(q, k, v, heads, &mask),
             );
@@ -141,8 +143,7 @@ fn attention_equals_its_composed_form() {
 #[test]
 fn token_losses_equal_their_composed_form() {
     for [n, d, v] in [[1, 1, 2], [5, 8, 11], [130, 16, 67]] {
-        let targets: Arc<[i32]> =
-            (0..n).map(|i| if i % 4 == 3 { IGNORE } else { (i * 7 % v) as i32 }).collect();
+        let targets: Arc<[i32]> = (0..n).map(|i| if i % 4 == 3 { IGNORE } else { (i * 7 % v) as i32 }).collect();
         same(
             "linear_nll",
             [leaf([n, d], 12), leaf([v, d], 13)],

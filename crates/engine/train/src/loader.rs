@@ -42,7 +42,7 @@ impl Shuffle {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> usize {
+    pub fn draw(&mut self) -> usize {
         if self.at.taken == self.len {
             self.go_to(Position { epoch: self.at.epoch + 1, taken: 0 });
         }
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn every_round_holds_each_number_once_in_its_own_order() {
         let mut shuffle = Shuffle::new(10, 7);
-        let rounds: Vec<Vec<usize>> = (0..2).map(|_| (0..10).map(|_| shuffle.next()).collect()).collect();
+        let rounds: Vec<Vec<usize>> = (0..2).map(|_| (0..10).map(|_| shuffle.draw()).collect()).collect();
         for round in &rounds {
             let mut sorted = round.clone();
             sorted.sort_unstable();
@@ -71,10 +71,13 @@ mod tests {
     fn a_shuffle_goes_on_from_its_position() {
         let mut shuffle = Shuffle::new(5, 3);
         for _ in 0..7 {
-            shuffle.next();
+            shuffle.draw();
         }
         let mut resumed = Shuffle::new(5, 3);
         resumed.go_to(shuffle.position());
-        assert_eq!((0..9).map(|_| shuffle.next()).collect::<Vec<_>>(), (0..9).map(|_| resumed.next()).collect::<Vec<_>>());
+        assert_eq!(
+            (0..9).map(|_| shuffle.draw()).collect::<Vec<_>>(),
+            (0..9).map(|_| resumed.draw()).collect::<Vec<_>>()
+        );
     }
 }

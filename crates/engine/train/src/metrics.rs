@@ -28,7 +28,8 @@ impl Metrics {
         let path = dir.join("metrics.jsonl");
         let kept = kept_lines(&path, resume_at)?;
         cupola_artifact::write_atomic(&path, kept.as_bytes())?;
-        let lines = OpenOptions::new().append(true).open(&path).context(|| format!("cannot write {}", path.display()))?;
+        let lines =
+            OpenOptions::new().append(true).open(&path).context(|| format!("cannot write {}", path.display()))?;
         let folder = dir.join("tensorboard");
         std::fs::create_dir_all(&folder).context(|| format!("cannot create {}", folder.display()))?;
         if resume_at == 0 {

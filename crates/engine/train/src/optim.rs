@@ -79,13 +79,21 @@ impl Optimizer {
     pub fn new(config: &OptimizerConfig) -> Result<Self> {
         let rule = ALL.iter().copied().find(|r| r.name() == config.name).ok_or_else(|| {
             let known: Vec<_> = ALL.iter().map(|r| r.name()).collect();
-            Error::usage(format!("unknown optimizer `{}`", config.name)).with_hint(format!("there are: {}", known.join(", ")))
+            Error::usage(format!("unknown optimizer `{}`", config.name))
+                .with_hint(format!("there are: {}", known.join(", ")))
         })?;
         Ok(Self { rule, config: config.clone(), state: BTreeMap::new() })
     }
 
     /// Changes all parameters that have a gradient. `true` when each was changed in place.
-    pub fn step(&mut self, params: Vec<ParamMut<'_>>, gradients: &Gradients, lr: f32, step: u64, grad_scale: f32) -> bool {
+    pub fn step(
+        &mut self,
+        params: Vec<ParamMut<'_>>,
+        gradients: &Gradients,
+        lr: f32,
+        step: u64,
+        grad_scale: f32,
+    ) -> bool {
         let slots = self.rule.slots().len();
         let mut in_place = true;
         for (mut param, gradient) in params.into_iter().zip(gradients) {
@@ -123,7 +131,9 @@ impl Optimizer {
                 let name = key.strip_suffix(slot)?.strip_suffix('.')?;
                 Some((i, name))
             });
-            let (slot, name) = found.ok_or_else(|| Error::failed(format!("the checkpoint's optimizer state `{key}` is not of {}", self.rule.name())))?;
+            let (slot, name) = found.ok_or_else(|| {
+                Error::failed(format!("the checkpoint's optimizer state `{key}` is not of {}", self.rule.name()))
+            })?;
             let slots = self.rule.slots().len();
             self.state.entry(name.to_string()).or_insert_with(|| vec![vec![]; slots])[slot] = tensor.to_f32()?;
         }

@@ -40,7 +40,8 @@ impl ScheduleConfig {
     fn shape(&self) -> Result<&'static Shape> {
         ALL.iter().find(|s| s.name == self.name).ok_or_else(|| {
             let known: Vec<_> = ALL.iter().map(|s| s.name).collect();
-            Error::usage(format!("unknown schedule `{}`", self.name)).with_hint(format!("there are: {}", known.join(", ")))
+            Error::usage(format!("unknown schedule `{}`", self.name))
+                .with_hint(format!("there are: {}", known.join(", ")))
         })
     }
 

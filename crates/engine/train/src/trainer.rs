@@ -6,7 +6,9 @@ use std::time::Instant;
 use burn::tensor::Tensor;
 use cupola_arch::Model;
 use cupola_artifact::stage::Progress;
-use cupola_artifact::{Checkpoints, Context, Error, Result, StateDict, read_safetensors, write_atomic, write_safetensors};
+use cupola_artifact::{
+    Checkpoints, Context, Error, Result, StateDict, read_safetensors, write_atomic, write_safetensors,
+};
 use cupola_nn::Decoder;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -163,8 +165,14 @@ impl<'a> Run<'a> {
         let mut optimizer = Optimizer::new(&settings.optimizer)?;
         settings.schedule.ratio(0, settings.steps)?;
         let checkpoints = Checkpoints::new(io.checkpoints.clone(), 2);
-        let mut saved =
-            Saved { step: 0, tokens: 0, seconds: 0.0, train_seconds: 0.0, recent_losses: vec![], position: Value::Null };
+        let mut saved = Saved {
+            step: 0,
+            tokens: 0,
+            seconds: 0.0,
+            train_seconds: 0.0,
+            recent_losses: vec![],
+            position: Value::Null,
+        };
         let mut resumed_at = None;
         if let Some((step, dir)) = checkpoints.latest()? {
             saved = restore(model, &mut optimizer, &dir)?;
@@ -176,7 +184,18 @@ impl<'a> Run<'a> {
         let peak_flops = if host { cupola_kernels::measure_peak_flops(0.2) } else { f64::INFINITY };
         let metrics = Metrics::open(&io.metrics, saved.step)?;
         let began = Instant::now();
-        Ok(Self { settings, io, optimizer, metrics, checkpoints, saved, evaluation: None, began, peak_flops, resumed_at })
+        Ok(Self {
+            settings,
+            io,
+            optimizer,
+            metrics,
+            checkpoints,
+            saved,
+            evaluation: None,
+            began,
+            peak_flops,
+            resumed_at,
+        })
     }
 
     fn step(&mut self, model: &mut Model, objective: &mut dyn Objective) -> Result<()> {
@@ -225,7 +244,8 @@ impl<'a> Run<'a> {
         let step = self.saved.step - 1;
         let mfu = rate * flops / self.peak_flops;
         if step.is_multiple_of(self.settings.log_every.max(1)) || self.saved.step == self.settings.steps {
-            let mut values = vec![("loss", loss), ("lr", lr), ("grad_norm", norm), ("tokens_per_second", rate), ("mfu", mfu)];
+            let mut values =
+                vec![("loss", loss), ("lr", lr), ("grad_norm", norm), ("tokens_per_second", rate), ("mfu", mfu)];
             values.push(("tokens", self.saved.tokens as f64));
             values.extend(figures);
             self.metrics.write(step, &values)?;

@@ -45,8 +45,11 @@ fn base_path(dir: &Path, config: &Map<String, Value>) -> Result<PathBuf> {
     let base = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
     let path = dir.join(base);
     if base.is_empty() || !path.join("config.json").exists() {
-        return Err(Error::failed(format!("the adapter in {} belongs to the base model `{base}`, which is not there", dir.display()))
-            .with_hint("set base_model_name_or_path in adapter_config.json to the base model's directory"));
+        return Err(Error::failed(format!(
+            "the adapter in {} belongs to the base model `{base}`, which is not there",
+            dir.display()
+        ))
+        .with_hint("set base_model_name_or_path in adapter_config.json to the base model's directory"));
     }
     Ok(path)
 }
@@ -63,26 +66,33 @@ pub fn apply(model: &mut Model, dir: &Path) -> Result<()> {
     let mut state = read_safetensors(&path)?;
     for mut param in model.decoder.params_mut().into_iter().filter(|p| p.name().contains(".lora_")) {
         let name = format!("{PREFIX}{}", param.name());
-        let tensor = state
-            .remove(&name)
-            .ok_or_else(|| Error::failed(format!("{} has no `{name}`", path.display())))?;
+        let tensor = state.remove(&name).ok_or_else(|| Error::failed(format!("{} has no `{name}`", path.display())))?;
         if tensor.shape != param.shape() {
-            return Err(Error::failed(format!("{name} is {:?}, but the model implies {:?}", tensor.shape, param.shape())));
+            return Err(Error::failed(format!(
+                "{name} is {:?}, but the model implies {:?}",
+                tensor.shape,
+                param.shape()
+            )));
         }
         let data = tensor.to_f32()?;
         param.update(|numbers| numbers.copy_from_slice(&data));
     }
     match state.keys().next() {
         None => Ok(()),
-        Some(left) => Err(Error::failed(format!("{} has weights that the model has no place for, e.g. `{left}`", path.display()))
-            .with_hint("the adapter belongs to another base model")),
+        Some(left) => {
+            Err(Error::failed(format!("{} has weights that the model has no place for, e.g. `{left}`", path.display()))
+                .with_hint("the adapter belongs to another base model"))
+        }
     }
 }
 
 fn read_config(config: &Map<String, Value>) -> Result<LoraConfig> {
     if config.get("peft_type") != Some(&json!("LORA")) {
-        return Err(Error::failed(format!("the adapter's peft_type is {}", config.get("peft_type").unwrap_or(&Value::Null)))
-            .with_hint("this build reads LORA adapters"));
+        return Err(Error::failed(format!(
+            "the adapter's peft_type is {}",
+            config.get("peft_type").unwrap_or(&Value::Null)
+        ))
+        .with_hint("this build reads LORA adapters"));
     }
     for (key, neutral) in NEUTRAL {
         if let Some(value) = config.get(*key)
@@ -92,11 +102,15 @@ fn read_config(config: &Map<String, Value>) -> Result<LoraConfig> {
         }
     }
     let number = |key: &str| {
-        config.get(key).and_then(Value::as_f64).ok_or_else(|| Error::failed(format!("adapter_config.json has no number `{key}`")))
+        config
+            .get(key)
+            .and_then(Value::as_f64)
+            .ok_or_else(|| Error::failed(format!("adapter_config.json has no number `{key}`")))
     };
-    let modules = config.get("target_modules").and_then(Value::as_array).ok_or_else(|| {
-        Error::failed("`target_modules` in adapter_config.json is not a list of layer names")
-    })?;
+    let modules = config
+        .get("target_modules")
+        .and_then(Value::as_array)
+        .ok_or_else(|| Error::failed("`target_modules` in adapter_config.json is not a list of layer names"))?;
     Ok(LoraConfig {
         r: number("r")? as usize,
         alpha: number("lora_alpha")? as f32,

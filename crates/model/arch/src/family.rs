@@ -44,7 +44,9 @@ impl ConfigJson<'_> {
     /// A positive whole number, if it is there.
     pub fn size(&self, key: &str) -> Result<Option<usize>> {
         self.get(key)
-            .map(|v| v.as_u64().filter(|n| (1..=1 << 40).contains(n)).ok_or_else(|| self.wrong(key, "a positive number", v)))
+            .map(|v| {
+                v.as_u64().filter(|n| (1..=1 << 40).contains(n)).ok_or_else(|| self.wrong(key, "a positive number", v))
+            })
             .transpose()
             .map(|n| n.map(|n| n as usize))
     }
@@ -52,7 +54,8 @@ impl ConfigJson<'_> {
     /// A positive whole number that must be there.
     pub fn required_size(&self, key: &str) -> Result<usize> {
         self.size(key)?.ok_or_else(|| {
-            Error::failed(format!("config.json has no `{key}`")).with_hint("is this a complete Hugging Face model directory?")
+            Error::failed(format!("config.json has no `{key}`"))
+                .with_hint("is this a complete Hugging Face model directory?")
         })
     }
 

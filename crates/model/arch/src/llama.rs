@@ -22,7 +22,9 @@ impl Family for Llama {
         if let Some(act) = config.get("hidden_act")
             && act != "silu"
         {
-            return Err(Error::failed(format!("config.json asks for the activation {act}; Llama here has `silu` only")));
+            return Err(Error::failed(format!(
+                "config.json asks for the activation {act}; Llama here has `silu` only"
+            )));
         }
         let (d_model, n_heads) = (config.required_size("hidden_size")?, config.required_size("num_attention_heads")?);
         let n_kv_heads = config.size("num_key_value_heads")?.unwrap_or(n_heads);

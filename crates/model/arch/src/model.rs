@@ -40,10 +40,11 @@ pub fn family(model_type: &str) -> Result<&'static dyn Family> {
 
 /// Reads a JSON object from a file.
 pub(crate) fn read_json(path: &Path) -> Result<Map<String, Value>> {
-    let bytes = std::fs::read(path).context(|| format!("cannot read {}", path.display())).map_err(|e| match path.exists() {
-        true => e,
-        false => e.with_hint("a model directory has config.json, model.safetensors and tokenizer.json"),
-    })?;
+    let bytes =
+        std::fs::read(path).context(|| format!("cannot read {}", path.display())).map_err(|e| match path.exists() {
+            true => e,
+            false => e.with_hint("a model directory has config.json, model.safetensors and tokenizer.json"),
+        })?;
     serde_json::from_slice(&bytes).context(|| format!("{} is not a JSON object", path.display()))
 }
 
@@ -81,8 +82,12 @@ impl Model {
         let config = read_json(&dir.join("config.json"))?;
         let (family, spec) = Self::describe(&config)?;
         let group = int8_group(&config)?;
-        let mut source =
-            Checkpoint { family, state: read_weights(dir)?, device: device.clone().without_autodiff(), group: group.unwrap_or(1) };
+        let mut source = Checkpoint {
+            family,
+            state: read_weights(dir)?,
+            device: device.clone().without_autodiff(),
+            group: group.unwrap_or(1),
+        };
         let tied = spec.tie_embeddings;
         let decoder = Decoder::build(spec, &mut source)?;
         source.finish(tied)?;

@@ -30,7 +30,8 @@ impl Checkpoint<'_> {
         })?;
         if tensor.shape != shape {
             let message = format!("{name} is {:?} in the checkpoint, but config.json implies {shape:?}", tensor.shape);
-            return Err(Error::failed(message).with_hint("config.json disagrees with the checkpoint; one of them is another model's"));
+            return Err(Error::failed(message)
+                .with_hint("config.json disagrees with the checkpoint; one of them is another model's"));
         }
         Ok(tensor)
     }
@@ -56,15 +57,15 @@ impl Checkpoint<'_> {
     /// An error that names weights which the model has no place for.
     pub fn finish(self, tied: bool) -> Result<()> {
         let head = format!("{}.weight", self.family.module(Role::Head, 0));
-        let left: Vec<_> = self
-            .state
-            .keys()
-            .filter(|k| !k.ends_with("rotary_emb.inv_freq") && !(tied && **k == head))
-            .collect();
+        let left: Vec<_> =
+            self.state.keys().filter(|k| !(k.ends_with("rotary_emb.inv_freq") || tied && **k == head)).collect();
         match left.as_slice() {
             [] => Ok(()),
-            [first, ..] => Err(Error::failed(format!("the checkpoint has {} weights that the model has no place for, e.g. `{first}`", left.len()))
-                .with_hint("config.json says fewer layers or another form than the checkpoint has")),
+            [first, ..] => Err(Error::failed(format!(
+                "the checkpoint has {} weights that the model has no place for, e.g. `{first}`",
+                left.len()
+            ))
+            .with_hint("config.json says fewer layers or another form than the checkpoint has")),
         }
     }
 }

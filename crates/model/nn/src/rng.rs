@@ -12,7 +12,8 @@ impl Rng {
     /// A generator for a seed and a purpose; different purposes give unrelated streams.
     pub fn new(seed: u64, purpose: &str) -> Self {
         // FNV-1a mixes the purpose into the seed.
-        let hash = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let hash =
+            purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
         let mut rng = Self { state: seed ^ hash };
         rng.next_u64();
         rng

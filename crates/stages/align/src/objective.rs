@@ -157,7 +157,7 @@ impl Alignment {
 
 impl Objective for Alignment {
     fn begin_step(&mut self, _: u64) -> Result<usize> {
-        let chosen: Vec<usize> = (0..self.batch_size).map(|_| self.shuffle.next()).collect();
+        let chosen: Vec<usize> = (0..self.batch_size).map(|_| self.shuffle.draw()).collect();
         let lengths: Vec<usize> = chosen.iter().map(|i| self.train[*i].pair.inputs()).collect();
         self.parts = groups(&lengths, self.micro_batch).into_iter().map(|group| chosen[group].to_vec()).collect();
         Ok(self.parts.len())

@@ -158,20 +158,31 @@ impl PretrainConfig {
             value
         };
         if self.depth == 0 || self.depth > 512 {
-            return Err(Error::usage(format!("`depth` in [pretrain] is {}; it counts blocks, from 1 to 512", self.depth)));
+            return Err(Error::usage(format!(
+                "`depth` in [pretrain] is {}; it counts blocks, from 1 to 512",
+                self.depth
+            )));
         }
-        let d_model = set("d_model", "48 · depth, a multiple of 32", self.d_model, round_to(48.0 * self.depth as f64, 32));
+        let d_model =
+            set("d_model", "48 · depth, a multiple of 32", self.d_model, round_to(48.0 * self.depth as f64, 32));
         let d_head = if d_model >= 768 { 64 } else { 32 };
-        let n_heads = set("n_heads", "heads of 32 numbers, of 64 from d_model 768 on", self.n_heads, d_model.div_ceil(d_head));
+        let n_heads =
+            set("n_heads", "heads of 32 numbers, of 64 from d_model 768 on", self.n_heads, d_model.div_ceil(d_head));
         let half = if n_heads.is_multiple_of(2) { n_heads / 2 } else { n_heads };
         let n_kv_heads = set("n_kv_heads", "half the query heads (grouped queries)", self.n_kv_heads, half);
-        let d_ff = set("d_ff", "8/3 · d_model, a multiple of 32 (SwiGLU)", self.d_ff, round_to(d_model as f64 * 8.0 / 3.0, 32));
+        let d_ff = set(
+            "d_ff",
+            "8/3 · d_model, a multiple of 32 (SwiGLU)",
+            self.d_ff,
+            round_to(d_model as f64 * 8.0 / 3.0, 32),
+        );
         let derived_seq = power_of_two_near(64.0 * self.depth as f64).clamp(128, 2048);
         let seq_len = set("seq_len", "64 · depth, a power of two from 128 to 2048", self.seq_len, derived_seq);
         let batch = power_of_two_near(128.0 * (self.depth * self.depth) as f64).max(seq_len);
         let batch_tokens = set("batch_tokens", "128 · depth², a power of two", self.batch_tokens, batch);
         let micro = (batch_tokens / seq_len).clamp(1, (16_384 / seq_len).max(1));
-        let micro_batch = set("micro_batch", "as many sequences as make at most 16,384 tokens", self.micro_batch, micro);
+        let micro_batch =
+            set("micro_batch", "as many sequences as make at most 16,384 tokens", self.micro_batch, micro);
         let lr = self.lr.unwrap_or(0.04 / (d_model as f64).sqrt());
         rules.push(match self.lr {
             Some(_) => format!("lr = {lr:.2e} (from the recipe)"),
@@ -187,7 +198,7 @@ impl PretrainConfig {
         if seq_len < 2 || batch_tokens < seq_len || micro_batch == 0 {
             return wrong(format!("batch_tokens = {batch_tokens} does not hold a sequence of seq_len = {seq_len}"));
         }
-        if !(lr > 0.0 && lr.is_finite()) || !(0.0..=1.0).contains(&self.warmup) {
+        if !(lr > 0.0 && lr.is_finite() && (0.0..=1.0).contains(&self.warmup)) {
             return wrong(format!("lr = {lr} must be positive and warmup = {} between 0 and 1", self.warmup));
         }
         let d_head = d_model / n_heads;

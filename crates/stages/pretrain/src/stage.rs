@@ -32,7 +32,8 @@ impl Stage for PretrainStage {
     fn configure(&self, table: toml::Table) -> Result<Box<dyn Configured>> {
         let config: PretrainConfig = parse_config(self.kind(), table)?;
         let derived = config.derive()?;
-        cupola_arch::family(&config.family).map_err(|e| Error::usage(e.to_string()).with_hint(e.hint().unwrap_or_default()))?;
+        cupola_arch::family(&config.family)
+            .map_err(|e| Error::usage(e.to_string()).with_hint(e.hint().unwrap_or_default()))?;
         let pretraining = Pretraining { config, derived };
         cupola_train::optim::Optimizer::new(&pretraining.optimizer())?;
         pretraining.schedule(1).ratio(0, 1)?;
@@ -164,7 +165,11 @@ impl Configured for Pretraining {
             human_count(spec.parameters() as f64),
             human_count(stream.len() as f64),
         ));
-        let went_in = format!("{} bytes, {} tokens", human_count(total_bytes(&documents) as f64), human_count(stream.len() as f64));
+        let went_in = format!(
+            "{} bytes, {} tokens",
+            human_count(total_bytes(&documents) as f64),
+            human_count(stream.len() as f64)
+        );
         let mut prompt = vec![start];
         prompt.extend(tokenizer.encode(&self.config.sample_prompt)?);
         let mut objective = CausalLm {

@@ -58,7 +58,7 @@ fn pieces(text: &str) -> Vec<&str> {
     let mut rest = text;
     while rest.len() > PIECE {
         let from = (PIECE / 2..=PIECE).rev().find(|i| rest.is_char_boundary(*i)).unwrap_or(rest.len());
-        let cut = rest[..from].rfind(|c: char| c == '\n').map_or(from, |i| i + 1);
+        let cut = rest[..from].rfind('\n').map_or(from, |i| i + 1);
         let (piece, next) = rest.split_at(if cut == 0 { from } else { cut });
         out.push(piece);
         rest = next;
@@ -103,7 +103,7 @@ impl Rows {
     pub fn next(&mut self, count: usize) -> (Batch, Arc<[i32]>) {
         let (mut ids, mut targets, mut segments) = (vec![], vec![], vec![]);
         for _ in 0..count {
-            let row = self.shuffle.next();
+            let row = self.shuffle.draw();
             let offset = Rng::new(self.seed, &format!("offset {}", self.shuffle.position().epoch)).below(self.seq_len);
             let at = offset + row * self.seq_len;
             let span = at..at + self.seq_len;

@@ -44,7 +44,7 @@ impl Tuning {
 
 impl Objective for Tuning {
     fn begin_step(&mut self, _: u64) -> Result<usize> {
-        let chosen: Vec<usize> = (0..self.batch_size).map(|_| self.shuffle.next()).collect();
+        let chosen: Vec<usize> = (0..self.batch_size).map(|_| self.shuffle.draw()).collect();
         let examples: Vec<&Example> = chosen.iter().map(|i| &self.train[*i]).collect();
         self.parts = lay_out(&examples, self.micro_batch, self.layout, self.pad);
         Ok(self.parts.len())

@@ -14,7 +14,14 @@ impl Rule for AdamWRule {
         &["exp_avg", "exp_avg_sq"]
     }
 
-    fn apply(&self, config: &OptimizerConfig, update: &Update, param: &mut [f32], grad: &[f32], state: &mut [Vec<f32>]) {
+    fn apply(
+        &self,
+        config: &OptimizerConfig,
+        update: &Update,
+        param: &mut [f32],
+        grad: &[f32],
+        state: &mut [Vec<f32>],
+    ) {
         let [m, v] = state else { unreachable!("AdamW keeps two moments") };
         let settings = cupola_kernels::AdamW {
             lr: update.lr,
@@ -55,7 +62,13 @@ mod tests {
         for step in 0..20 {
             let gradient = vec![Some(grads[step * n..][..n].to_vec())];
             assert!(optimizer.step(vec![ParamMut::Matrix(&mut param)], &gradient, 0.02, step as u64 + 1, 1.0));
-            assert_close(&format!("step {step}"), &cupola_ops::to_vec(&param.value()), &path[step * n..][..n], atol, rtol);
+            assert_close(
+                &format!("step {step}"),
+                &cupola_ops::to_vec(&param.value()),
+                &path[step * n..][..n],
+                atol,
+                rtol,
+            );
         }
     }
 }
