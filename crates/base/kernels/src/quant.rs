@@ -91,8 +91,9 @@ impl Kernel for Scale<'_> {
 
 /// Up to this many rows of `x`, the product reads the bytes directly; beyond, it unpacks blocks of rows.
 const DIRECT_ROWS: usize = 8;
-/// Weights per task of the direct product, and per unpacked block.
-const TASK: usize = 1 << 16;
+/// Weights per task of the direct product (waking another thread costs as much as some ten thousand), and per unpacked
+/// block.
+const TASK: usize = 1 << 18;
 const BLOCK: usize = 1 << 20;
 
 /// `y = x · mᵀ`: x `[N, cols]`, y `[N, rows]`.
@@ -136,9 +137,11 @@ fn interleave(x: &[f32], m: &Q8, lanes: usize, to: &mut [f32]) {
     let (n, padded) = (x.len() / m.cols, m.group.next_multiple_of(lanes));
     to.fill(0.0);
     for (i, row) in x.chunks_exact(m.cols).enumerate() {
-        for (p, &v) in row.iter().enumerate() {
-            let at = p / m.group * padded + p % m.group;
-            to[(at / lanes * n + i) * lanes + at % lanes] = v;
+        for (g, part) in row.chunks(m.group).enumerate() {
+            for (v, vector) in part.chunks(lanes).enumerate() {
+                let at = ((g * padded / lanes + v) * n + i) * lanes;
+                to[at..at + vector.len()].copy_from_slice(vector);
+            }
         }
     }
 }

@@ -130,7 +130,7 @@ mod tests {
         };
         for chat in [true, false] {
             let (one, other) = (run("a.json", false, chat), run("b.json", true, chat));
-            assert_eq!((one.n, &one.samples[2]["prompt"]), (6, &json!("Say\n2")));
+            assert_eq!((one.n, &one.samples[2]["prompt"]), (6, &json!("Say\n\n2")));
             for (a, b) in one.measures.iter().zip(&other.measures) {
                 assert!((a.1.value + b.1.value - 1.0).abs() < 1e-9, "{one:?} {other:?}");
             }
