@@ -52,7 +52,7 @@ class Model(nn.Module):
         x = self.embed(ids)
         for block in self.blocks:
             x = block(x, self.cos, self.sin)
-        return F.cross_entropy(self.head(self.norm(x)).view(-1, VOCAB), targets.view(-1))
+        return F.cross_entropy(self.head(self.norm(x)).view(-1, VOCAB), targets.reshape(-1))
 
 
 def main():
