@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cupola_arch::Model;
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
-use cupola_artifact::{Context, Error, Result, human_count, parse_config, write_atomic};
+use cupola_artifact::{Context, Error, Result, human_bytes, human_count, parse_config, write_atomic};
 use cupola_generate::document_start;
 use cupola_records::{Split, read_documents, total_bytes};
 use cupola_tokenizer::Tokenizer;
@@ -165,11 +165,8 @@ impl Configured for Pretraining {
             human_count(spec.parameters() as f64),
             human_count(stream.len() as f64),
         ));
-        let went_in = format!(
-            "{} bytes, {} tokens",
-            human_count(total_bytes(&documents) as f64),
-            human_count(stream.len() as f64)
-        );
+        let went_in =
+            format!("{}, {} tokens", human_bytes(total_bytes(&documents) as f64), human_count(stream.len() as f64));
         let mut prompt = vec![start];
         prompt.extend(tokenizer.encode(&self.config.sample_prompt)?);
         let mut objective = CausalLm {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
-use cupola_artifact::{Context, Error, Result, parse_config};
+use cupola_artifact::{Context, Error, Result, human_bytes, parse_config};
 use cupola_records::{Document, Split, read_documents, total_bytes};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -130,7 +130,12 @@ impl Configured for Config {
         Ok(Report {
             went_in: match &self.from {
                 Some(from) => from.clone(),
-                None => format!("{} documents, {} bytes", held_out.train_count, held_out.train_bytes),
+                None => format!(
+                    "{} document{}, {}",
+                    held_out.train_count,
+                    if held_out.train_count == 1 { "" } else { "s" },
+                    human_bytes(held_out.train_bytes as f64)
+                ),
             },
             came_out: match ratio {
                 Some(ratio) => format!("{} tokens, {ratio:.2} bytes per token", tokenizer.vocab_size()),
