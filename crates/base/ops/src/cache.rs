@@ -6,7 +6,7 @@ use cupola_kernels::{AttentionShape, Spans, attention_forward};
 use rayon::prelude::*;
 
 use crate::attention::Heads;
-use crate::host::{HostOp, Output, Saved, apply, erase, flex, slice};
+use crate::host::{erase, flex, slice};
 
 /// One layer's keys and values of one sequence.
 #[derive(Clone, Debug, Default)]
@@ -32,26 +32,9 @@ pub struct Span<'a> {
     pub rows: usize,
 }
 
-#[derive(Debug)]
-struct Given {
-    shape: Vec<usize>,
-    data: std::sync::Mutex<Vec<f32>>,
-}
-
-impl HostOp<1> for Given {
-    fn forward(&self, _: [&[f32]; 1], track: bool) -> Output {
-        assert!(!track, "attention with a cache has no backward pass");
-        let data = self.data.lock().map(|mut d| std::mem::take(&mut *d)).unwrap_or_default();
-        Output { shape: self.shape.clone(), data, saved: vec![] }
-    }
-
-    fn backward(&self, _: &Saved<'_>, _: &[f32]) -> [Option<Vec<f32>>; 1] {
-        [None]
-    }
-}
-
 /// Causal attention of new rows against each sequence's cache: q `[N, H·dh]`, k and v `[N, Hkv·dh]`, the rows of one
 /// sequence after those of another, in the order of `spans`. Gives `[N, H·dh]`. `heads.batch` is not read.
+/// There is no backward pass: the tensors have no tape.
 pub fn attention_cached(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, spans: &mut [Span<'_>]) -> Tensor<2> {
     let rows: usize = spans.iter().map(|s| s.rows).sum();
     assert_eq!(q.dims()[0], rows, "the sequences' rows do not add up to the step's");
@@ -59,9 +42,8 @@ pub fn attention_cached(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, 
 }
 
 fn host(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, spans: &mut [Span<'_>]) -> Tensor<2> {
-    let shape = q.dims().to_vec();
+    let (shape, device) = (q.dims(), q.device());
     let (q_width, kv_width) = (heads.n_heads * heads.d_head, heads.n_kv_heads * heads.d_head);
-    let keep = erase(q.clone());
     let (q, k, v) = (flex(erase(q)), flex(erase(k)), flex(erase(v)));
     let (q, mut k, mut v) = (slice(&q), slice(&k), slice(&v));
     let mut out = vec![0.0; q.len()];
@@ -95,7 +77,7 @@ fn host(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, spans: &mut [Spa
         let mut lse = vec![0.0; rows * heads.n_heads];
         attention_forward(q, &cache.host_k, &cache.host_v, out, &mut lse, &shape, &Spans { lo: &lo, hi: &hi });
     });
-    apply(Given { shape, data: std::sync::Mutex::new(out) }, [keep])
+    crate::from_vec(out, shape, &device)
 }
 
 /// The same from the tensor library's operations, sequence by sequence.

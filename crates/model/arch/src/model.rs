@@ -114,7 +114,7 @@ impl Model {
     /// A fresh model.
     ///
     /// # Errors
-    /// None at present: fresh weights always fit.
+    /// Passes on those of the weights' source; a random one has none.
     pub fn fresh(family: &'static dyn Family, spec: DecoderSpec, seed: u64, device: &Device) -> Result<Self> {
         let device = device.clone().without_autodiff();
         let mut source = Fresh { family, seed, device, n_layers: spec.n_layers };
