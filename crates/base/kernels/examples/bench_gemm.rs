@@ -28,7 +28,10 @@ fn main() {
     let only = std::env::args().nth(2);
     let wanted = |part| only.as_deref().is_none_or(|only| only == part);
     if wanted("linear") {
-        shapes.iter().for_each(|&(n, k, m)| linear(n, k, m, seconds));
+        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+            println!("{} ({})", precision.name(), if precision.is_native() { "native" } else { "rounded" });
+            shapes.iter().for_each(|&shape| linear(precision, shape, seconds));
+        }
     }
     if wanted("decode") {
         decode(seconds);
@@ -57,14 +60,15 @@ fn rate(flops: f64, seconds: f64, f: impl FnMut()) -> String {
 }
 
 /// The three products of a linear layer with N rows, K inputs and M outputs.
-fn linear(n: usize, k: usize, m: usize, seconds: f64) {
+fn linear(precision: Precision, (n, k, m): (usize, usize, usize), seconds: f64) {
     let (x, w, dy) = (vec![0.5; n * k], vec![0.25; m * k], vec![0.125; n * m]);
     let (mx, mw, mdy) = (Mat::new(&x, n, k), Mat::new(&w, m, k), Mat::new(&dy, n, m));
     let (mut y, mut dx, mut dw) = (vec![0.0; n * m], vec![0.0; n * k], vec![0.0; m * k]);
     let flops = 2.0 * (n * k * m) as f64;
-    let forward = rate(flops, seconds, || matmul(&mut y, mx, mw.t(), false));
-    let input = rate(flops, seconds, || matmul(&mut dx, mdy, mw, false));
-    let weight = rate(flops, seconds, || matmul(&mut dw, mdy.t(), mx, false));
+    let how = How { precision, ..How::default() };
+    let forward = rate(flops, seconds, || matmul_with(&mut y, mx, mw.t(), how));
+    let input = rate(flops, seconds, || matmul_with(&mut dx, mdy, mw, how));
+    let weight = rate(flops, seconds, || matmul_with(&mut dw, mdy.t(), mx, how));
     println!("{:>22} {forward:>14} {input:>14} {weight:>14}", format!("{n} x {k} x {m}"));
 }
 

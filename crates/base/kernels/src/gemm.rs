@@ -1,7 +1,8 @@
-//! Matrix products `c[m, n] (+)= a[m, k] · b[k, n]` in f32, for any strides of `a` and `b`.
+//! Matrix products `c[m, n] (+)= a[m, k] · b[k, n]` of 32-bit floats, for any strides of `a` and `b`.
 //!
 //! Large products go through packed panels and a register tile, as in BLIS: `b` is packed once per column block and
-//! shared, each task packs its own rows of `a`. Up to [`small::MAX_ROWS`] rows (decoding) nothing is packed.
+//! shared, each task packs its own rows of `a`. Packing converts to the numbers that are multiplied ([`Precision`]). Up
+//! to [`small::MAX_ROWS`] rows (decoding) nothing is packed, and up to [`FEW_ROWS`] nothing is converted.
 //!
 //! Every element of `c` is the same chain of fused multiply-adds over `k` (in blocks that depend on `k` alone), in
 //! whichever tile or task it falls, so the result does not depend on how the work is split.
@@ -10,11 +11,22 @@ use crate::scratch;
 use crate::simd::{self, Level};
 use rayon::prelude::*;
 
+mod format;
+#[cfg(target_arch = "x86_64")]
+mod half;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack_half;
+mod panels;
 pub(crate) mod small;
 mod tile;
 
+pub use format::Precision;
+pub use panels::PackedB;
+
+use format::{Format, Side};
 use pack::{Lanes, pack_panels};
+use panels::Panels;
 
 /// A matrix view: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -92,10 +104,8 @@ impl Out {
     }
 }
 
-/// Longest run of `k` that stays in registers before `c` is touched.
-const K_BLOCK: usize = 320;
 /// Rows of `a` that a task packs at a time, about.
-const M_BLOCK: usize = 120;
+const M_BLOCK: usize = 240;
 /// Bytes of packed `b` shared by all tasks.
 const B_BYTES: usize = 8 << 20;
 /// Up to this many rows: pack `a` once, and let each task pack its own columns of `b`.
@@ -105,15 +115,60 @@ const SMALL_B: usize = 1 << 16;
 /// Fewer multiply-adds than this run on the calling thread.
 const SERIAL_WORK: usize = 1 << 18;
 
+/// How a product is computed.
+#[derive(Clone, Copy, Default)]
+pub struct How<'a> {
+    /// Adds to `c` instead of overwriting it.
+    pub accumulate: bool,
+    /// What is multiplied; of up to 64 rows of `a` the factors are not rounded.
+    pub precision: Precision,
+    /// Added to every row, `[n]`.
+    pub bias: Option<&'a [f32]>,
+}
+
 /// `c[m, n] = a · b`, or `c += a · b` with `accumulate`. `c` is contiguous and row-major.
 pub fn matmul(c: &mut [f32], a: Mat, b: Mat, accumulate: bool) {
+    matmul_with(c, a, b, How { accumulate, ..How::default() });
+}
+
+/// [`matmul`] with factors of another precision, or with a bias.
+pub fn matmul_with(c: &mut [f32], a: Mat, b: Mat, how: How) {
     assert_eq!(a.cols, b.rows, "matmul: a is [{}, {}], b is [{}, {}]", a.rows, a.cols, b.rows, b.cols);
     assert_eq!(c.len(), a.rows * b.cols, "matmul: c has {} floats, a · b is [{}, {}]", c.len(), a.rows, b.cols);
+    if let Some(bias) = how.bias {
+        assert_eq!(bias.len(), b.cols, "matmul: a bias of {} numbers, but c has {} columns", bias.len(), b.cols);
+    }
     a.check("a");
     b.check("b");
     let out = Out::new(c, b.cols);
+    let work = Work { how, parallel: in_parallel(&a, b.cols) };
     // SAFETY: `c` holds m x n floats, and a and b were checked against their lengths.
-    unsafe { product(simd::level(), out, a, b, accumulate) }
+    unsafe { product_with(simd::level(), out, a, b, work) }
+}
+
+/// [`matmul`] with a `b` that was packed before, in its precision.
+pub fn matmul_packed(c: &mut [f32], a: Mat, b: &PackedB, accumulate: bool) {
+    let (k, n) = (b.k(), b.n());
+    assert_eq!(a.cols, k, "matmul: a is [{}, {}], b is [{k}, {n}]", a.rows, a.cols);
+    assert_eq!(c.len(), a.rows * n, "matmul: c has {} floats, a · b is [{}, {n}]", c.len(), a.rows);
+    a.check("a");
+    if a.rows == 0 || n == 0 {
+        return;
+    }
+    if k == 0 {
+        if !accumulate {
+            c.fill(0.0);
+        }
+        return;
+    }
+    let work = Work { how: How { accumulate, ..How::default() }, parallel: in_parallel(&a, n) };
+    // SAFETY: `c` holds m x n floats, `a` was checked, and `b` holds panels of all its columns.
+    unsafe { multiply(Out::new(c, n), a, b.words(), b.panels(), n, work) }
+}
+
+/// Whether a product is worth the other threads.
+fn in_parallel(a: &Mat, n: usize) -> bool {
+    a.rows * a.cols * n >= SERIAL_WORK && rayon::current_num_threads() > 1
 }
 
 /// [`matmul`] into strided rows, on all threads.
@@ -121,9 +176,9 @@ pub fn matmul(c: &mut [f32], a: Mat, b: Mat, accumulate: bool) {
 /// # Safety
 /// `c` must be writable for `a.rows` rows of `b.cols` floats, by this call alone; `a` and `b` lie inside their data.
 pub(crate) unsafe fn product(level: Level, c: Out, a: Mat, b: Mat, accumulate: bool) {
-    let parallel = a.rows * a.cols * b.cols >= SERIAL_WORK && rayon::current_num_threads() > 1;
+    let work = Work { how: How { accumulate, ..How::default() }, parallel: in_parallel(&a, b.cols) };
     // SAFETY: passed on.
-    unsafe { product_with(level, c, a, b, How { accumulate, parallel }) }
+    unsafe { product_with(level, c, a, b, work) }
 }
 
 /// [`matmul`] into strided rows, on the calling thread.
@@ -131,38 +186,55 @@ pub(crate) unsafe fn product(level: Level, c: Out, a: Mat, b: Mat, accumulate: b
 /// # Safety
 /// As [`product`].
 pub(crate) unsafe fn product_serial(level: Level, c: Out, a: Mat, b: Mat, accumulate: bool) {
+    let work = Work { how: How { accumulate, ..How::default() }, parallel: false };
     // SAFETY: passed on.
-    unsafe { product_with(level, c, a, b, How { accumulate, parallel: false }) }
+    unsafe { product_with(level, c, a, b, work) }
 }
 
 #[derive(Clone, Copy)]
-struct How {
-    accumulate: bool,
+struct Work<'a> {
+    how: How<'a>,
     parallel: bool,
 }
 
-unsafe fn product_with(level: Level, c: Out, a: Mat, b: Mat, how: How) {
+unsafe fn product_with(level: Level, c: Out, a: Mat, b: Mat, work: Work) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     if m == 0 || n == 0 {
         return;
     }
-    if k == 0 {
-        if !how.accumulate {
-            // SAFETY: the rows of `c` are ours, by the caller's promise.
-            (0..m).for_each(|i| unsafe { c.row(i, 0, n) }.fill(0.0));
-        }
-        return;
-    }
-    // SAFETY: shapes are the caller's promise and passed on unchanged; a single column of stride 1 is a row.
+    // SAFETY: shapes are the caller's promise and passed on unchanged; a single column of stride 1 is a row, and has one
+    // bias for all.
     unsafe {
-        if n == 1 && c.stride == 1 && m > 1 {
+        if n == 1 && c.stride == 1 && m > 1 && work.how.bias.is_none() {
             let row = Out { stride: m, ..c };
-            return product_with(level, row, b.t(), a.t(), how);
+            return product_with(level, row, b.t(), a.t(), work);
         }
-        if m <= small::MAX_ROWS && (b.row_stride == 1 || b.col_stride == 1) {
-            return small::product(level, c, a, b, how);
+        if k > 0 && (m > FEW_ROWS || k * n <= SMALL_B && m > small::MAX_ROWS) {
+            return by_rows(level, c, a, b, work);
         }
-        if m <= FEW_ROWS && k * n > SMALL_B { by_columns(level, c, a, b, how) } else { by_rows(level, c, a, b, how) }
+        if k == 0 {
+            if !work.how.accumulate {
+                (0..m).for_each(|i| c.row(i, 0, n).fill(0.0));
+            }
+        } else if m <= small::MAX_ROWS && (b.row_stride == 1 || b.col_stride == 1) {
+            small::product(level, c, a, b, work);
+        } else {
+            by_columns(level, c, a, b, work);
+        }
+        add_bias(c, (m, n), work.how.bias);
+    }
+}
+
+/// Adds the bias to each of `rows` by `cols` of `c`.
+///
+/// # Safety
+/// They must be writable, by this call alone.
+unsafe fn add_bias(c: Out, (rows, cols): (usize, usize), bias: Option<&[f32]>) {
+    let Some(bias) = bias else { return };
+    for i in 0..rows {
+        // SAFETY: the caller's promise.
+        let row = unsafe { c.row(i, 0, cols) };
+        row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
     }
 }
 
@@ -175,60 +247,80 @@ fn for_each(parallel: bool, count: usize, f: impl Fn(usize) + Sync + Send) {
     }
 }
 
-/// Length of the blocks that `k` is cut into: even, at most [`K_BLOCK`], a function of `k` alone.
-fn k_block(k: usize) -> usize {
-    k.div_ceil(k.div_ceil(K_BLOCK)).next_multiple_of(8).min(k)
-}
-
 /// Packs `b` per column block, shared; every task packs its own rows of `a`.
-unsafe fn by_rows(level: Level, c: Out, a: Mat, b: Mat, how: How) {
-    let (m, k, n) = (a.rows, a.cols, b.cols);
-    let (mr, nr) = tile::shape(level);
-    let kc = k_block(k);
-    let nc = (B_BYTES / 4 / k).max(1).next_multiple_of(nr).min(n.next_multiple_of(nr));
-    let grid = Grid::new(m, nc.min(n), (mr, nr), how.parallel);
-    scratch::with(nc * k, |packed| {
+unsafe fn by_rows(level: Level, c: Out, a: Mat, b: Mat, work: Work) {
+    let (k, n) = (b.rows, b.cols);
+    let precision = if a.rows <= FEW_ROWS { Precision::F32 } else { work.how.precision };
+    let panels = Panels::new(level, Format::new(level, precision), Side::B, k);
+    let nr = panels.width;
+    let nc = (B_BYTES / 4 * nr / panels.words()).max(1).next_multiple_of(nr).min(n.next_multiple_of(nr));
+    scratch::with(nc / nr * panels.words(), |packed| {
         for j0 in (0..n).step_by(nc) {
             let nb = nc.min(n - j0);
-            let columns = Lanes::columns(&b, j0, nb);
-            let panels = Out::new(packed, k * nr);
-            for_each(how.parallel, nb.div_ceil(nr), |j| {
-                // SAFETY: panel `j` of the buffer is this task's; its columns lie inside `b`.
-                unsafe { pack_panels(level, columns.part(j * nr, nr), k, panels.row(j, 0, k * nr), nr) }
-            });
-            let packed = &*packed;
-            for_each(how.parallel, grid.rows * grid.cols, |t| {
-                let (i0, jb) = (t / grid.cols * grid.mc, t % grid.cols * grid.nc);
-                if jb >= nb {
-                    return;
-                }
-                let (mb, nb) = (grid.mc.min(m - i0), grid.nc.min(nb - jb));
-                scratch::with(mb.next_multiple_of(mr) * kc, |pa| {
-                    for p0 in (0..k).step_by(kc) {
-                        let kb = kc.min(k - p0);
-                        let rows = Lanes::rows(&a, i0, mb).from(p0);
-                        // SAFETY: rows i0.. and columns j0 + jb.. of `c` are this task's; `rows` lies inside `a`.
-                        unsafe {
-                            pack_panels(level, rows, kb, pa, mr);
-                            let block = tile::Block {
-                                c: c.offset(i0, j0 + jb),
-                                a: pa.as_ptr(),
-                                a_panel: kb * mr,
-                                b: packed.as_ptr().add(jb * k + p0 * nr),
-                                b_panel: k * nr,
-                                shape: (mb, kb, nb),
-                                accumulate: how.accumulate || p0 > 0,
-                            };
-                            simd::run(level, block);
-                        }
-                    }
-                });
-            });
+            // SAFETY: the columns lie inside `b`, and columns j0.. of `c` are the caller's.
+            unsafe {
+                panels.pack_all(Lanes::columns(&b, j0, nb), packed, work.parallel);
+                let bias = work.how.bias.map(|bias| &bias[j0..j0 + nb]);
+                let work = Work { how: How { bias, ..work.how }, ..work };
+                multiply(c.offset(0, j0), a, packed, &panels, nb, work);
+            }
         }
     });
 }
 
-/// How the tasks of [`by_rows`] share a block of `c`.
+/// `n` columns of `c` from packed columns of `b`.
+///
+/// # Safety
+/// As [`product`]; `packed` holds the panels of `n` columns.
+unsafe fn multiply(c: Out, a: Mat, packed: &[f32], b: &Panels, n: usize, work: Work) {
+    let (m, k, level) = (a.rows, a.cols, b.level);
+    let grid = Grid::new(m, n, b, work.parallel);
+    for_each(work.parallel, grid.rows * grid.cols, |t| {
+        let (i0, j0) = (t / grid.cols * grid.mc, t % grid.cols * grid.nc);
+        let (mb, nb) = (grid.mc.min(m - i0), grid.nc.min(n - j0));
+        let longest = Panels::new(level, b.format, Side::A, b.kc);
+        scratch::with(mb.div_ceil(longest.width) * longest.words(), |pa| {
+            for (block, p0) in (0..k).step_by(b.kc).enumerate() {
+                let rows = Panels::new(level, b.format, Side::A, b.kc.min(k - p0));
+                // SAFETY: rows i0.. and columns j0.. of `c` are this task's, and the rows lie inside `a`.
+                unsafe {
+                    rows.pack_all(Lanes::rows(&a, i0, mb).from(p0), pa, false);
+                    let panel = packed.as_ptr().add(j0 / b.width * b.words());
+                    let block = tile::Block {
+                        c: c.offset(i0, j0),
+                        a: pa.as_ptr(),
+                        a_panel: rows.words(),
+                        b: panel.add(b.block_at(block)),
+                        b_panel: b.words(),
+                        a_scale: pa.as_ptr().wrapping_add(rows.scale_at(0)),
+                        b_scale: panel.wrapping_add(b.scale_at(block)),
+                        shape: (mb, rows.k, nb),
+                        accumulate: work.how.accumulate || p0 > 0,
+                    };
+                    run(level, b.format, block);
+                }
+            }
+            let bias = work.how.bias.map(|bias| &bias[j0..j0 + nb]);
+            // SAFETY: as above.
+            unsafe { add_bias(c.offset(i0, j0), (mb, nb), bias) };
+        });
+    });
+}
+
+/// # Safety
+/// Whoever made the block vouches for its panels and for `c`.
+unsafe fn run(level: Level, format: Format, block: tile::Block) {
+    match format {
+        #[cfg(target_arch = "x86_64")]
+        Format::Bf16 | Format::F16 => {
+            // SAFETY: these formats exist only where the CPU has their instructions.
+            unsafe { half::run(&block, format) }
+        }
+        _ => simd::run(level, block),
+    }
+}
+
+/// How the tasks of [`multiply`] share `c`.
 struct Grid {
     rows: usize,
     cols: usize,
@@ -237,25 +329,26 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(m: usize, n: usize, (mr, nr): (usize, usize), parallel: bool) -> Self {
+    fn new(m: usize, n: usize, b: &Panels, parallel: bool) -> Self {
+        let (mr, nr) = b.format.tile(b.level);
         let mc = m.div_ceil(m.div_ceil(M_BLOCK)).next_multiple_of(mr);
         let rows = m.div_ceil(mc);
-        let want = if parallel { 4 * rayon::current_num_threads() } else { 1 };
+        let want = if parallel { 3 * rayon::current_num_threads() } else { 1 };
         let nc = n.div_ceil(want.div_ceil(rows)).next_multiple_of(nr).max(4 * nr);
         Grid { rows, cols: n.div_ceil(nc), mc, nc }
     }
 }
 
-/// Packs `a` once; every task packs its own columns of `b`.
-unsafe fn by_columns(level: Level, c: Out, a: Mat, b: Mat, how: How) {
+/// Packs `a` once; every task packs its own columns of `b`. Always in 32-bit floats.
+unsafe fn by_columns(level: Level, c: Out, a: Mat, b: Mat, work: Work) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     let (mr, nr) = tile::shape(level);
-    let kc = k_block(k);
+    let kc = panels::k_block(k, Format::F32.k_block());
     scratch::with(m.next_multiple_of(mr) * k, |packed| {
         // SAFETY: the rows lie inside `a`.
         unsafe { pack_panels(level, Lanes::rows(&a, 0, m), k, packed, mr) };
         let packed = &*packed;
-        for_each(how.parallel, n.div_ceil(nr), |j| {
+        for_each(work.parallel, n.div_ceil(nr), |j| {
             let nb = nr.min(n - j * nr);
             scratch::with(k * nr, |pb| {
                 // SAFETY: columns j * nr.. of `c` are this task's, and lie inside `b`.
@@ -268,8 +361,10 @@ unsafe fn by_columns(level: Level, c: Out, a: Mat, b: Mat, how: How) {
                             a_panel: k * mr,
                             b: pb.as_ptr().add(p0 * nr),
                             b_panel: k * nr,
+                            a_scale: std::ptr::null(),
+                            b_scale: std::ptr::null(),
                             shape: (m, kc.min(k - p0), nb),
-                            accumulate: how.accumulate || p0 > 0,
+                            accumulate: work.how.accumulate || p0 > 0,
                         };
                         simd::run(level, block);
                     }

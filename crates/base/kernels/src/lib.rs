@@ -23,7 +23,7 @@ mod softmax;
 pub use activation::{swiglu_backward, swiglu_forward};
 pub use attention::{AttentionGrads, AttentionSaved, AttentionShape, Spans, attention_backward, attention_forward};
 pub use embedding::{embedding_backward, embedding_forward};
-pub use gemm::{Mat, matmul};
+pub use gemm::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with};
 pub use loss::{IGNORE, LinearLoss, linear_cross_entropy, linear_nll_backward, linear_nll_forward};
 pub use norm::{rms_norm_backward, rms_norm_forward};
 pub use optim::{AdamW, adamw, sum_of_squares};

@@ -27,6 +27,10 @@ impl Lanes {
         Self::rows(&b.t(), first, count)
     }
 
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// At most `count` lanes from `first`.
     pub fn part(self, first: usize, count: usize) -> Self {
         let ptr = self.ptr.wrapping_add(first * self.lane_stride);
@@ -39,7 +43,7 @@ impl Lanes {
     }
 }
 
-/// Packs `lanes` into panels of `width` lanes (6, 14, 4, 8, 16 or 32), the last filled up with zeros.
+/// Packs `lanes` into panels of `width` lanes (4, 6, 8, 14, 16, 32 or 64), the last filled up with zeros.
 ///
 /// # Safety
 /// Each lane must be readable for `k` elements.
@@ -73,6 +77,7 @@ impl Kernel for Pack<'_> {
                 14 => self.panels::<S, 14>(s),
                 16 => self.panels::<S, 16>(s),
                 32 => self.panels::<S, 32>(s),
+                64 => self.panels::<S, 64>(s),
                 width => unreachable!("no tile is {width} wide"),
             }
         }

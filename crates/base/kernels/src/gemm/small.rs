@@ -1,6 +1,6 @@
 //! Products with few rows (decoding): `b` is read once, straight from memory, and never packed.
 
-use super::{How, Mat, Out, for_each};
+use super::{Mat, Out, Work, for_each};
 use crate::scratch;
 use crate::simd::{self, Kernel, Level, MAX_LANES, Simd};
 
@@ -13,16 +13,16 @@ const TASK: usize = 1 << 15;
 
 /// # Safety
 /// As `gemm::product`; `a.rows` is 1..=MAX_ROWS and one of `b`'s strides is 1.
-pub(super) unsafe fn product(level: Level, c: Out, a: Mat, b: Mat, how: How) {
+pub(super) unsafe fn product(level: Level, c: Out, a: Mat, b: Mat, work: Work) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     let run = if b.row_stride == 1 { simd::lanes(level) } else { 1 };
     scratch::with(m * k.next_multiple_of(run), |x| {
         interleave(a, run, x);
         let step = (TASK / k).max(1).next_multiple_of(64);
-        for_each(how.parallel, n.div_ceil(step), |t| {
+        for_each(work.parallel, n.div_ceil(step), |t| {
             let (from, to) = (t * step, n.min((t + 1) * step));
             // SAFETY: columns from..to of `c` are this task's.
-            let (c, accumulate) = (unsafe { c.offset(0, from) }, how.accumulate);
+            let (c, accumulate) = (unsafe { c.offset(0, from) }, work.how.accumulate);
             let (count, x) = (to - from, &*x);
             if b.row_stride == 1 {
                 let w = &b.data[from * b.col_stride..];

@@ -27,6 +27,9 @@ pub struct Block {
     pub a_panel: usize,
     pub b: *const f32,
     pub b_panel: usize,
+    /// In float16: each panel's scale, as far apart as the panels.
+    pub a_scale: *const f32,
+    pub b_scale: *const f32,
     /// m, k, n
     pub shape: (usize, usize, usize),
     pub accumulate: bool,

@@ -1,0 +1,235 @@
+//! The register tile over panels of 16-bit numbers, [`Format::Bf16`] and [`Format::F16`], on AVX-512.
+//!
+//! The inner loop is assembly: 28 accumulators, two vectors of `b` and two broadcast words of `a` fill the register
+//! file, and the compiler spills when it allocates them for 16-bit types.
+
+use super::Out;
+use super::format::Format;
+use super::tile::Block;
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+/// Steps that float16 sums run over before they are added up as 32-bit floats. Of numbers scaled below 16, 64 products
+/// stay below 16,384, and the error of the sums below that of rounding the factors to bfloat16.
+pub const RUN: usize = 64;
+/// Rows of the tile.
+const ROWS: usize = 14;
+/// Words of a step of `b`: two vectors.
+const STEP: usize = 32;
+
+/// The accumulators of a tile as they lay in registers: two vectors for each row.
+#[repr(align(64))]
+struct Acc([f32; ROWS * STEP]);
+
+/// Computes a block of panels in `format`.
+///
+/// # Safety
+/// The CPU must have AVX-512 F and BW and the format's instructions; whoever made the block vouches for the panels, their
+/// scales (float16 only) and for `c`.
+pub unsafe fn run(block: &Block, format: Format) {
+    // SAFETY: passed on.
+    unsafe {
+        match format {
+            Format::Bf16 => tiles::<false>(block),
+            Format::F16 => tiles::<true>(block),
+            Format::F32 | Format::Rounded(_) => unreachable!("{format:?} panels hold 32-bit floats"),
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn tiles<const F16: bool>(block: &Block) {
+    let (m, k, n) = block.shape;
+    let (steps, columns) = if F16 { (k, 2 * STEP) } else { (k.div_ceil(2), STEP) };
+    let mut acc = Acc([0.0; ROWS * STEP]);
+    for (jp, j) in (0..n).step_by(columns).enumerate() {
+        for (ip, i) in (0..m).step_by(ROWS).enumerate() {
+            let (rows, cols) = (ROWS.min(m - i), columns.min(n - j));
+            // SAFETY: panel `ip` of `a` and `jp` of `b` hold `steps` steps each and, in float16, a scale; the tile at
+            // (i, j) of `c` is ours.
+            unsafe {
+                let (a, b) = (block.a.add(ip * block.a_panel), block.b.add(jp * block.b_panel));
+                let c = block.c.offset(i, j);
+                prefetch(c, rows, cols);
+                if !F16 {
+                    sum::<false>(rows, steps, (a, b), &mut acc);
+                    flush::<false>(&acc, c, (rows, cols), 1.0, block.accumulate);
+                    continue;
+                }
+                let scale = *block.a_scale.add(ip * block.a_panel) * *block.b_scale.add(jp * block.b_panel);
+                for from in (0..steps).step_by(RUN) {
+                    let (a, b) = (a.add(from * ROWS), b.add(from * STEP));
+                    sum::<true>(rows, RUN.min(steps - from), (a, b), &mut acc);
+                    flush::<true>(&acc, c, (rows, cols), scale, block.accumulate || from > 0);
+                }
+            }
+        }
+    }
+}
+
+/// Asks for the tile's lines while its sums are computed.
+#[inline(always)]
+unsafe fn prefetch(c: Out, rows: usize, cols: usize) {
+    for r in 0..rows {
+        for v in (0..cols).step_by(16) {
+            // SAFETY: a prefetch may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(c.ptr.wrapping_add(r * c.stride + v).cast()) };
+        }
+    }
+}
+
+/// Adds the accumulators, times `scale`, to `rows` by `cols` of `c`, or stores them there.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn flush<const F16: bool>(acc: &Acc, c: Out, (rows, cols): (usize, usize), scale: f32, accumulate: bool) {
+    let scale = _mm512_set1_ps(scale);
+    for r in 0..rows {
+        for v in 0..if F16 { 4 } else { 2 } {
+            let left = cols.saturating_sub(16 * v).min(16);
+            if left == 0 {
+                break;
+            }
+            let mask = ((1u32 << left) - 1) as u16;
+            // SAFETY: `acc` holds two vectors for each row (four of float16 in the same room); the masked columns of
+            // row `r` are the caller's.
+            unsafe {
+                let x = if F16 {
+                    let halves = acc.0.as_ptr().add(r * STEP + 8 * v);
+                    _mm512_mul_ps(_mm512_cvtph_ps(_mm256_load_si256(halves.cast())), scale)
+                } else {
+                    _mm512_load_ps(acc.0.as_ptr().add(r * STEP + 16 * v))
+                };
+                let to = c.ptr.add(r * c.stride + 16 * v);
+                let x = if accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x) } else { x };
+                _mm512_mask_storeu_ps(to, mask, x);
+            }
+        }
+    }
+}
+
+/// One row of a step: two products of the row's broadcast word.
+macro_rules! row {
+    ($instruction:literal, $at:literal, $word:literal, $first:literal, $second:literal) => {
+        concat!(
+            "vpbroadcastd zmm",
+            $word,
+            ", dword ptr [{a} + ",
+            $at,
+            "]\n",
+            $instruction,
+            " zmm",
+            $first,
+            ", zmm",
+            $word,
+            ", zmm28\n",
+            $instruction,
+            " zmm",
+            $second,
+            ", zmm",
+            $word,
+            ", zmm29\n",
+        )
+    };
+}
+
+/// The loop over `n` steps between clearing and storing the accumulators.
+macro_rules! steps {
+    ($n:expr, $a:expr, $b:expr, $acc:expr, $clear:expr, $rows:expr, $store:expr) => {
+        asm!(
+            $clear,
+            "2:",
+            "vmovups zmm28, zmmword ptr [{b}]",
+            "vmovups zmm29, zmmword ptr [{b} + 64]",
+            $rows,
+            "add {a}, 56",
+            "add {b}, 128",
+            "dec {n}",
+            "jnz 2b",
+            $store,
+            n = inout(reg) $n => _, a = inout(reg) $a => _, b = inout(reg) $b => _, acc = in(reg) $acc,
+            out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _, out("zmm6") _,
+            out("zmm7") _, out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _,
+            out("zmm13") _, out("zmm14") _, out("zmm15") _, out("zmm16") _, out("zmm17") _, out("zmm18") _,
+            out("zmm19") _, out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _, out("zmm24") _,
+            out("zmm25") _, out("zmm26") _, out("zmm27") _, out("zmm28") _, out("zmm29") _, out("zmm30") _,
+            out("zmm31") _,
+            options(nostack)
+        )
+    };
+}
+
+macro_rules! clear {
+    ($($register:literal)*) => { concat!($("vpxord zmm", $register, ", zmm", $register, ", zmm", $register, "\n",)*) };
+}
+
+macro_rules! store {
+    ($($register:literal $at:literal)*) => { concat!($("vmovaps zmmword ptr [{acc} + ", $at, "], zmm", $register, "\n",)*) };
+}
+
+macro_rules! first_seven {
+    ($instruction:literal) => {
+        concat!(
+            row!($instruction, "0", "30", "0", "1"),
+            row!($instruction, "4", "31", "2", "3"),
+            row!($instruction, "8", "30", "4", "5"),
+            row!($instruction, "12", "31", "6", "7"),
+            row!($instruction, "16", "30", "8", "9"),
+            row!($instruction, "20", "31", "10", "11"),
+            row!($instruction, "24", "30", "12", "13"),
+        )
+    };
+}
+
+macro_rules! all_rows {
+    ($instruction:literal) => {
+        concat!(
+            first_seven!($instruction),
+            row!($instruction, "28", "31", "14", "15"),
+            row!($instruction, "32", "30", "16", "17"),
+            row!($instruction, "36", "31", "18", "19"),
+            row!($instruction, "40", "30", "20", "21"),
+            row!($instruction, "44", "31", "22", "23"),
+            row!($instruction, "48", "30", "24", "25"),
+            row!($instruction, "52", "31", "26", "27"),
+        )
+    };
+}
+
+macro_rules! clear_seven {
+    () => { clear!("0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11" "12" "13") };
+}
+
+macro_rules! clear_all {
+    () => { concat!(clear_seven!(), clear!("14" "15" "16" "17" "18" "19" "20" "21" "22" "23" "24" "25" "26" "27")) };
+}
+
+macro_rules! store_seven {
+    () => {
+        store!("0" "0" "1" "64" "2" "128" "3" "192" "4" "256" "5" "320" "6" "384" "7" "448" "8" "512" "9" "576"
+            "10" "640" "11" "704" "12" "768" "13" "832")
+    };
+}
+
+macro_rules! store_all {
+    () => {
+        concat!(
+            store_seven!(),
+            store!("14" "896" "15" "960" "16" "1024" "17" "1088" "18" "1152" "19" "1216" "20" "1280" "21" "1344"
+                "22" "1408" "23" "1472" "24" "1536" "25" "1600" "26" "1664" "27" "1728")
+        )
+    };
+}
+
+/// The sums of `rows` by two vectors over `n` steps, at least one.
+#[inline(always)]
+unsafe fn sum<const F16: bool>(rows: usize, n: usize, (a, b): (*const f32, *const f32), acc: &mut Acc) {
+    let to = acc.0.as_mut_ptr();
+    // SAFETY: the panels hold `n` steps of 14 and 32 words, `acc` 28 vectors; the instructions are the caller's promise.
+    unsafe {
+        match (F16, rows <= ROWS / 2) {
+            (true, false) => steps!(n, a, b, to, clear_all!(), all_rows!("vfmadd231ph"), store_all!()),
+            (true, true) => steps!(n, a, b, to, clear_seven!(), first_seven!("vfmadd231ph"), store_seven!()),
+            (false, false) => steps!(n, a, b, to, clear_all!(), all_rows!("vdpbf16ps"), store_all!()),
+            (false, true) => steps!(n, a, b, to, clear_seven!(), first_seven!("vdpbf16ps"), store_seven!()),
+        }
+    }
+}

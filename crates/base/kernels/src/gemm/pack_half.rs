@@ -1,0 +1,125 @@
+//! From packed 32-bit floats to the panels of the other formats.
+
+use super::format::{Format, Side};
+use std::arch::x86_64::*;
+
+/// Converts `steps`' worth of a panel of `width` lanes by `k` floats into words; gives the scale that the panel's
+/// numbers are to be multiplied with (1 but in float16).
+///
+/// # Safety
+/// The CPU must have AVX-512 F and BW and the format's instructions.
+pub unsafe fn convert(from: &[f32], to: &mut [f32], width: usize, format: Format, side: Side) -> f32 {
+    let words = format.steps(from.len() / width) * format.step_words(side, width);
+    assert!(to.len() >= words, "convert: {} words do not hold {words}", to.len());
+    // SAFETY: the instructions are the caller's promise, `to` was checked.
+    unsafe {
+        match (format, side) {
+            (Format::Bf16, _) => pairs(from, to.as_mut_ptr().cast(), width),
+            (Format::F16, Side::A) => return doubled(from, to.as_mut_ptr().cast()),
+            (Format::F16, Side::B) => return halves(from, to.as_mut_ptr().cast()),
+            (Format::F32 | Format::Rounded(_), _) => unreachable!("{format:?} panels hold 32-bit floats"),
+        }
+    }
+    1.0
+}
+
+/// Neighbours in `k` as bfloat16, the earlier in the lower half of a word; a missing last one is 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pairs(from: &[f32], to: *mut u32, width: usize) {
+    let k = from.len() / width;
+    let word = |x: __m512| _mm512_cvtepu16_epi32(bits(_mm512_cvtneps_pbh(x)));
+    for p in (0..k).step_by(2) {
+        for l in (0..width).step_by(16) {
+            let mask = ((1u32 << (width - l).min(16)) - 1) as u16;
+            let second = if p + 1 < k { mask } else { 0 };
+            // SAFETY: the masked lanes of steps p and p + 1 lie inside `from`, those of their words inside `to`.
+            unsafe {
+                let low = word(_mm512_maskz_loadu_ps(mask, from.as_ptr().add(p * width + l)));
+                let high = word(_mm512_maskz_loadu_ps(second, from.as_ptr().wrapping_add((p + 1) * width + l)));
+                let both = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
+                _mm512_mask_storeu_epi32(to.add(p / 2 * width + l).cast(), mask, both);
+            }
+        }
+    }
+}
+
+/// A bfloat16 vector's bits.
+fn bits(x: __m256bh) -> __m256i {
+    // SAFETY: both types are 256 bits without invalid values.
+    unsafe { std::mem::transmute::<__m256bh, __m256i>(x) }
+}
+
+/// Each number twice in a word.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn doubled(from: &[f32], to: *mut u32) -> f32 {
+    let (up, down) = scales(largest(from));
+    let factor = _mm512_set1_ps(up);
+    for i in (0..from.len()).step_by(16) {
+        let mask = ((1u32 << (from.len() - i).min(16)) - 1) as u16;
+        // SAFETY: the masked numbers lie inside `from`, as many words inside `to`.
+        unsafe {
+            let x = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, from.as_ptr().add(i)), factor);
+            let half = _mm512_cvtepu16_epi32(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
+            _mm512_mask_storeu_epi32(to.add(i).cast(), mask, _mm512_or_si512(half, _mm512_slli_epi32::<16>(half)));
+        }
+    }
+    down
+}
+
+/// Neighbouring columns side by side.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn halves(from: &[f32], to: *mut u16) -> f32 {
+    let (up, down) = scales(largest(from));
+    let factor = _mm512_set1_ps(up);
+    for (i, x) in from.as_chunks::<16>().0.iter().enumerate() {
+        // SAFETY: chunk `i` holds 16 floats; `to` holds as many halves.
+        unsafe {
+            let x = _mm512_mul_ps(_mm512_loadu_ps(x.as_ptr()), factor);
+            _mm256_storeu_si256(to.add(16 * i).cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
+        }
+    }
+    down
+}
+
+/// The largest absolute value, as the bits of a float: they order like numbers, and infinity and NaN come last.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn largest(x: &[f32]) -> u32 {
+    let mut top = _mm512_setzero_si512();
+    let sign = _mm512_set1_epi32(i32::MAX);
+    let (chunks, rest) = x.as_chunks::<16>();
+    for x in chunks {
+        // SAFETY: a chunk is 16 floats.
+        let bits = unsafe { _mm512_loadu_si512(x.as_ptr().cast()) };
+        top = _mm512_max_epu32(top, _mm512_and_si512(bits, sign));
+    }
+    rest.iter().fold(_mm512_reduce_max_epu32(top), |top, x| top.max(x.to_bits() & 0x7fff_ffff))
+}
+
+/// The power of two that brings the largest number into 8..16, and its inverse. Without a finite largest number above
+/// 0, and beyond 2^±120, there is nothing to gain.
+fn scales(largest: u32) -> (f32, f32) {
+    let exponent = (largest >> 23) as i32 - 127;
+    if largest == 0 || exponent == 128 {
+        return (1.0, 1.0);
+    }
+    let shift = (3 - exponent).clamp(-120, 120);
+    let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
+    (power(shift), power(-shift))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scales;
+
+    #[test]
+    fn scales_bring_the_largest_number_below_sixteen() {
+        for x in [1e-30f32, 0.3, 1.0, 7.99, 8.0, 15.9, 16.0, 1e30] {
+            let (up, down) = scales(x.to_bits());
+            assert!((8.0..16.0).contains(&(x * up)), "{x} becomes {}", x * up);
+            assert_eq!(up * down, 1.0);
+        }
+        for x in [0.0, f32::INFINITY, f32::NAN] {
+            assert_eq!(scales(x.to_bits()), (1.0, 1.0));
+        }
+    }
+}

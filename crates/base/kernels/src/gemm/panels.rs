@@ -1,0 +1,177 @@
+//! Panels of one factor of a product: where their blocks of `k`, their steps and their scales lie, and how they are filled.
+
+use super::format::{Format, Precision, Side};
+use super::pack::{Lanes, pack_panels};
+use super::{Mat, Out, for_each, in_parallel};
+use crate::scratch;
+use crate::simd::{self, Level};
+
+/// The layout of one factor's panels: all blocks of `k` one after another, then (in float16) a scale for each block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panels {
+    pub level: Level,
+    pub format: Format,
+    side: Side,
+    pub k: usize,
+    /// The length of a block of `k`, a function of `k` alone.
+    pub kc: usize,
+    /// Lanes of a panel.
+    pub width: usize,
+}
+
+/// Length of the blocks that `k` is cut into: even, at most `most`.
+pub(crate) fn k_block(k: usize, most: usize) -> usize {
+    k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(8).min(k).max(1)
+}
+
+impl Panels {
+    pub fn new(level: Level, format: Format, side: Side, k: usize) -> Self {
+        let (mr, nr) = format.tile(level);
+        let width = if side == Side::A { mr } else { nr };
+        Panels { level, format, side, k, kc: k_block(k, format.k_block()), width }
+    }
+
+    fn scaled(&self) -> bool {
+        self.format == Format::F16
+    }
+
+    /// Words of a panel; panels keep to cache lines.
+    pub fn words(&self) -> usize {
+        let scales = if self.scaled() { self.k.div_ceil(self.kc) } else { 0 };
+        self.scale_at(0) + scales.next_multiple_of(16)
+    }
+
+    /// Where block `block` of `k` begins in a panel.
+    pub fn block_at(&self, block: usize) -> usize {
+        block * self.format.steps(self.kc) * self.format.step_words(self.side, self.width)
+    }
+
+    /// Where the scale of block `block` of `k` stands in a panel.
+    pub fn scale_at(&self, block: usize) -> usize {
+        (self.format.steps(self.k) * self.format.step_words(self.side, self.width)).next_multiple_of(16) + block
+    }
+
+    /// Packs all lanes, a panel after another.
+    ///
+    /// # Safety
+    /// Each lane must be readable for `k` elements.
+    pub unsafe fn pack_all(&self, lanes: Lanes, to: &mut [f32], parallel: bool) {
+        let (count, words) = (lanes.count().div_ceil(self.width), self.words());
+        assert!(to.len() >= count * words, "pack: {} words for {count} panels of {words}", to.len());
+        let to = Out::new(to, words);
+        for_each(parallel, count, |i| {
+            // SAFETY: panel `i` of the buffer is this task's; the lanes are the caller's promise.
+            unsafe { self.pack(lanes.part(i * self.width, self.width), to.row(i, 0, words)) }
+        });
+    }
+
+    /// Packs one panel.
+    ///
+    /// # Safety
+    /// As [`Self::pack_all`].
+    unsafe fn pack(&self, lanes: Lanes, to: &mut [f32]) {
+        // SAFETY: passed on.
+        unsafe {
+            match self.format {
+                Format::F32 => pack_panels(self.level, lanes, self.k, to, self.width),
+                Format::Rounded(precision) => {
+                    pack_panels(self.level, lanes, self.k, to, self.width);
+                    to[..self.k * self.width].iter_mut().for_each(|x| *x = rounded(*x, precision));
+                }
+                Format::Bf16 | Format::F16 => self.pack_converted(lanes, to),
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn pack_converted(&self, lanes: Lanes, to: &mut [f32]) {
+        scratch::with(self.kc * self.width, |floats| {
+            for (block, p0) in (0..self.k).step_by(self.kc).enumerate() {
+                let kb = self.kc.min(self.k - p0);
+                let floats = &mut floats[..kb * self.width];
+                let at = self.block_at(block);
+                // SAFETY: the lanes are the caller's promise; the format exists only where the CPU has its instructions.
+                let scale = unsafe {
+                    pack_panels(self.level, lanes.from(p0), kb, floats, self.width);
+                    super::pack_half::convert(floats, &mut to[at..], self.width, self.format, self.side)
+                };
+                if self.scaled() {
+                    to[self.scale_at(block)] = scale;
+                }
+            }
+        });
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    unsafe fn pack_converted(&self, _: Lanes, _: &mut [f32]) {
+        unreachable!("{:?} exists on x86-64 only", self.format)
+    }
+}
+
+/// The nearest number of 8 (bfloat16) or 11 (float16) bits, ties to even; the range stays a 32-bit float's.
+fn rounded(x: f32, precision: Precision) -> f32 {
+    let dropped = match precision {
+        Precision::F32 => return x,
+        Precision::Bf16 => 16,
+        Precision::F16 => 13,
+    };
+    if !x.is_finite() {
+        return x;
+    }
+    let bits = x.to_bits();
+    let half = (1u32 << (dropped - 1)) - 1 + ((bits >> dropped) & 1);
+    f32::from_bits((bits + half) >> dropped << dropped)
+}
+
+/// A factor `b [k, n]` packed for several products.
+pub struct PackedB {
+    words: scratch::Buffer,
+    panels: Panels,
+    n: usize,
+}
+
+impl PackedB {
+    /// Packs `b` in a precision.
+    pub fn new(b: Mat, precision: Precision) -> Self {
+        b.check("b");
+        let level = simd::level();
+        let (k, n) = (b.rows, b.cols);
+        let panels = Panels::new(level, Format::new(level, precision), Side::B, k);
+        let mut words = scratch::Buffer::new(n.div_ceil(panels.width) * panels.words());
+        // SAFETY: `b` was checked against its length.
+        unsafe { panels.pack_all(Lanes::columns(&b, 0, n), &mut words, in_parallel(&b, 64)) };
+        PackedB { words, panels, n }
+    }
+
+    pub(super) fn k(&self) -> usize {
+        self.panels.k
+    }
+
+    pub(super) fn n(&self) -> usize {
+        self.n
+    }
+
+    pub(super) fn words(&self) -> &[f32] {
+        &self.words
+    }
+
+    pub(super) fn panels(&self) -> &Panels {
+        &self.panels
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Precision, rounded};
+
+    #[test]
+    fn rounding_keeps_the_leading_bits_and_goes_to_even() {
+        assert_eq!(rounded(1.0 + 1.0 / 256.0, Precision::Bf16), 1.0);
+        assert_eq!(rounded(1.0 + 3.0 / 256.0, Precision::Bf16), 1.0 + 4.0 / 256.0);
+        assert_eq!(rounded(-1.0 - 1.0 / 128.0, Precision::Bf16), -1.0 - 1.0 / 128.0);
+        assert_eq!(rounded(1.0 + 1.0 / 2048.0, Precision::F16), 1.0);
+        assert_eq!(rounded(0.1, Precision::F32), 0.1);
+        assert!(rounded(f32::NAN, Precision::Bf16).is_nan());
+        assert_eq!(rounded(f32::INFINITY, Precision::F16), f32::INFINITY);
+    }
+}
