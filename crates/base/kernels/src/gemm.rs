@@ -238,6 +238,17 @@ unsafe fn add_bias(c: Out, (rows, cols): (usize, usize), bias: Option<&[f32]>) {
     }
 }
 
+/// A loop of register tiles in a 16-bit precision that returns its operations; none where the CPU lacks it.
+pub(crate) fn peak_loop(precision: Precision) -> Option<fn() -> f64> {
+    match Format::new(simd::level(), precision) {
+        #[cfg(target_arch = "x86_64")]
+        Format::Bf16 => Some(half::peak_loop::<false>),
+        #[cfg(target_arch = "x86_64")]
+        Format::F16 => Some(half::peak_loop::<true>),
+        _ => None,
+    }
+}
+
 /// Calls `f` for 0..count, on all threads or in turn.
 fn for_each(parallel: bool, count: usize, f: impl Fn(usize) + Sync + Send) {
     if parallel && count > 1 {

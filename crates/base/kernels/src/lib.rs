@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod column_sums;
 mod embedding;
 mod gemm;
 mod loss;
@@ -22,12 +23,13 @@ mod softmax;
 
 pub use activation::{swiglu_backward, swiglu_forward};
 pub use attention::{AttentionGrads, AttentionSaved, AttentionShape, Spans, attention_backward, attention_forward};
+pub use column_sums::column_sums;
 pub use embedding::{embedding_backward, embedding_forward};
 pub use gemm::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with};
 pub use loss::{IGNORE, LinearLoss, linear_cross_entropy, linear_nll_backward, linear_nll_forward};
 pub use norm::{rms_norm_backward, rms_norm_forward};
 pub use optim::{AdamW, adamw, sum_of_squares};
-pub use peak::{measure_bandwidth, measure_peak_flops, simd_name, threads};
+pub use peak::{measure_bandwidth, measure_peak_flops, measure_peak_in, simd_name, threads};
 pub use quant::{Q8, dequantize_q8, matmul_q8, quantize_q8};
 pub use rope::{RopeTable, rope};
 pub use simd::{Level, available_levels, with_level};

@@ -1,6 +1,6 @@
 //! Cross-entropy of a linear head, a chunk of rows at a time: the logits of the whole batch never exist.
 
-use crate::gemm::{Mat, matmul};
+use crate::gemm::{How, Mat, PackedB, Precision, matmul_packed, matmul_with};
 use crate::softmax::{row_lse, row_softmax};
 use crate::{scratch, simd};
 use rayon::prelude::*;
@@ -16,6 +16,8 @@ pub struct LinearLoss<'a> {
     pub targets: &'a [i32],
     pub d_model: usize,
     pub vocab: usize,
+    /// What the products multiply.
+    pub precision: Precision,
 }
 
 /// `nll[i] = lse[i] - logit of targets[i]`, 0 where ignored; `lse[i]` = log of the sum of the exponentials of row
@@ -25,8 +27,9 @@ pub fn linear_nll_forward(l: &LinearLoss, nll: &mut [f32], lse: &mut [f32]) {
     nll.fill(0.0);
     lse.fill(0.0);
     let level = simd::level();
+    let weights = PackedB::new(l.weights().t(), l.precision);
     l.for_chunks(|rows, x, logits| {
-        matmul(logits, Mat::new(x, rows.len(), l.d_model), l.weights().t(), false);
+        matmul_packed(logits, Mat::new(x, rows.len(), l.d_model), &weights, false);
         let found: Vec<(f32, f32)> = rows
             .par_iter()
             .zip(logits.par_chunks(l.vocab))
@@ -55,10 +58,11 @@ pub fn linear_cross_entropy(l: &LinearLoss, weights: &[f32], nll: &mut [f32], dx
     l.gradients(weights, None, dx, dw, |i, x| nll[i] = x);
 }
 
-/// Floats of one chunk's logits, about, and the bounds on its rows.
-const CHUNK: usize = 2 << 20;
-const MIN_ROWS: usize = 128;
-const MAX_ROWS: usize = 512;
+/// Floats of one chunk's logits, about, and the bounds on its rows: the gradient of the weights is read and written once
+/// for each chunk.
+const CHUNK: usize = 4 << 20;
+const MIN_ROWS: usize = 512;
+const MAX_ROWS: usize = 1024;
 
 impl LinearLoss<'_> {
     fn weights(&self) -> Mat<'_> {
@@ -109,10 +113,12 @@ impl LinearLoss<'_> {
         assert_eq!(dw.len(), self.w.len(), "linear loss: dw has {} floats, w {}", dw.len(), self.w.len());
         dx.par_chunks_mut(1 << 16).for_each(|dx| dx.fill(0.0));
         let level = simd::level();
+        let (forward, backward) =
+            (PackedB::new(self.weights().t(), self.precision), PackedB::new(self.weights(), self.precision));
         let mut accumulate = false;
         self.for_chunks(|rows, x, logits| {
             let x = Mat::new(x, rows.len(), d);
-            matmul(logits, x, self.weights().t(), false);
+            matmul_packed(logits, x, &forward, false);
             let losses: Vec<f32> = rows
                 .par_iter()
                 .zip(logits.par_chunks_mut(self.vocab))
@@ -131,10 +137,10 @@ impl LinearLoss<'_> {
                 .collect();
             rows.iter().zip(losses).for_each(|(&i, loss)| report(i, loss));
             let dz = Mat::new(logits, rows.len(), self.vocab);
-            matmul(dw, dz.t(), x, accumulate);
+            matmul_with(dw, dz.t(), x, How { accumulate, precision: self.precision, bias: None });
             accumulate = true;
             scratch::with(rows.len() * d, |part| {
-                matmul(part, dz, self.weights(), false);
+                matmul_packed(part, dz, &backward, false);
                 for (part, &i) in part.chunks(d.max(1)).zip(rows) {
                     dx[i * d..][..d].copy_from_slice(part);
                 }

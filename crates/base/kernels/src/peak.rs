@@ -1,5 +1,6 @@
 //! What this machine reaches: the denominators of utilisation figures, and the report of `doctor`.
 
+use crate::Precision;
 use crate::simd::{self, Kernel, Level, Simd};
 use rayon::prelude::*;
 use std::hint::black_box;
@@ -14,6 +15,15 @@ pub fn measure_peak_flops(seconds: f64) -> f64 {
         let flops: Vec<f64> = rayon::broadcast(|_| simd::run(level, FmaLoop { rounds: ROUNDS }));
         flops.iter().sum()
     })
+}
+
+/// As [`measure_peak_flops`] for products of another precision: of the register tile over panels in the first cache. A
+/// precision that this processor only imitates has the peak of 32-bit floats.
+pub fn measure_peak_in(precision: Precision, seconds: f64) -> f64 {
+    match crate::gemm::peak_loop(precision) {
+        Some(tiles) => best_rate(seconds, || rayon::broadcast(|_| tiles()).iter().sum()),
+        None => measure_peak_flops(seconds),
+    }
 }
 
 /// Bytes per second read from memory on all threads, the best pass over a buffer far larger than the caches.

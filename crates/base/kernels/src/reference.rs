@@ -182,6 +182,14 @@ pub fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], 
     }
 }
 
+/// See [`crate::column_sums`].
+pub fn column_sums(x: &[f32], sums: &mut [f32]) {
+    let d = sums.len();
+    for (j, sum) in sums.iter_mut().enumerate() {
+        *sum = x.iter().skip(j).step_by(d).map(|&x| f64::from(x)).sum::<f64>() as f32;
+    }
+}
+
 /// See [`crate::embedding_forward`].
 pub fn embedding_forward(table: &[f32], ids: &[u32], d: usize, y: &mut [f32]) {
     for (i, &id) in ids.iter().enumerate() {

@@ -21,7 +21,14 @@ impl Case {
     }
 
     fn loss(&self) -> LinearLoss<'_> {
-        LinearLoss { x: &self.x, w: &self.w, targets: &self.targets, d_model: self.d_model, vocab: self.vocab }
+        LinearLoss {
+            x: &self.x,
+            w: &self.w,
+            targets: &self.targets,
+            d_model: self.d_model,
+            vocab: self.vocab,
+            precision: Precision::F32,
+        }
     }
 
     /// nll, lse, then dx and dw in two passes, then nll, dx and dw in one.

@@ -169,3 +169,16 @@ fn threads_change_no_bit() {
         [y, rstd, dx, dw, table, vec![sum as f32, (sum - f64::from(sum as f32)) as f32]].concat()
     });
 }
+
+#[test]
+fn column_sums_equal_their_definition() {
+    at_every_level(|| {
+        for (n, d) in [(0, 3), (1, 1), (5, 7), (63, 16), (64, 33), (65, 5), (1000, 40)] {
+            let x = noise(n * d, 1);
+            let (mut got, mut want) = (vec![9.0; d], vec![9.0; d]);
+            column_sums(&x, &mut got);
+            reference::column_sums(&x, &mut want);
+            assert_close(&format!("column sums {n}x{d}"), &got, &want, 1e-5);
+        }
+    });
+}

@@ -17,7 +17,7 @@ impl HostOp<2> for SwiGlu {
         Output { shape: self.shape.to_vec(), data: y, saved: vec![] }
     }
 
-    fn backward(&self, saved: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
+    fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
         let (mut dgate, mut dup) = (vec![0.0; grad.len()], vec![0.0; grad.len()]);
         swiglu_backward(saved.inputs[0], saved.inputs[1], grad, &mut dgate, &mut dup);
         [saved.needs[0].then_some(dgate), saved.needs[1].then_some(dup)]

@@ -99,7 +99,7 @@ impl HostOp<3> for Attention {
         Output { shape: vec![rows, self.heads.n_heads * self.heads.d_head], data: out, saved: vec![lse] }
     }
 
-    fn backward(&self, saved: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 3] {
+    fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 3] {
         let [q, k, v] = [saved.inputs[0], saved.inputs[1], saved.inputs[2]];
         let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
         let kept = AttentionSaved { q, k, v, out: saved.output, lse: &saved.saved[0] };

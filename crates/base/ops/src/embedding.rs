@@ -23,7 +23,7 @@ impl HostOp<1> for Embedding {
         Output { shape: vec![self.ids.len(), self.d], data: y, saved: vec![] }
     }
 
-    fn backward(&self, _: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 1] {
+    fn backward(&self, _: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 1] {
         let mut dtable = vec![0.0; self.vocab * self.d];
         embedding_backward(grad, &self.ids, self.d, &mut dtable);
         [Some(dtable)]

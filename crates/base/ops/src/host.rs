@@ -33,8 +33,8 @@ pub struct Saved<'a> {
     pub inputs: &'a [&'a [f32]],
     /// The result of the forward pass; empty unless [`HostOp::KEEP_OUTPUT`].
     pub output: &'a [f32],
-    /// What the forward pass saved.
-    pub saved: &'a [Vec<f32>],
+    /// What the forward pass saved; may be taken.
+    pub saved: Vec<Vec<f32>>,
     /// Which inputs want a gradient.
     pub needs: &'a [bool],
 }
@@ -50,7 +50,7 @@ pub trait HostOp<const N: usize>: Debug + Send + Sync + 'static {
     fn forward(&self, inputs: [&[f32]; N], track: bool) -> Output;
 
     /// The gradient of each input that wants one, from the gradient of the result.
-    fn backward(&self, saved: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; N];
+    fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; N];
 }
 
 type Tape = Autodiff<Flex, NoCheckpointing>;
@@ -149,13 +149,13 @@ impl<O: HostOp<N>, const N: usize> Backward<Flex, N> for Step<O> {
         let state = ops.state;
         let needs: Vec<bool> = ops.parents.iter().map(Option::is_some).collect();
         let inputs: Vec<&[f32]> = state.inputs.iter().map(slice).collect();
-        let saved = Saved {
+        let mut saved = Saved {
             inputs: &inputs,
             output: state.output.as_ref().map_or(&[], slice),
-            saved: &state.saved,
+            saved: Arc::try_unwrap(state.saved).unwrap_or_else(|shared| (*shared).clone()),
             needs: &needs,
         };
-        let results = state.op.backward(&saved, slice(&grad));
+        let results = state.op.backward(&mut saved, slice(&grad));
         for ((parent, result), shape) in ops.parents.iter().zip(results).zip(&state.shapes) {
             if let (Some(parent), Some(data)) = (parent, result) {
                 grads.register::<Flex>(parent.id, make(shape.to_vec(), data));

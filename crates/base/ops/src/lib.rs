@@ -22,6 +22,7 @@ pub use access::{from_vec, into_vec, read, scalar, to_vec, update};
 pub use activation::swiglu;
 pub use attention::{Heads, Mask, attention};
 pub use cache::{LayerCache, Span, attention_cached};
+pub use cupola_kernels::Precision;
 pub use device::{NAMES as DEVICES, is_host, open};
 pub use embedding::embedding;
 pub use linear::linear;

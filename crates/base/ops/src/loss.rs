@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Tensor, TensorData};
-use cupola_kernels::{LinearLoss, linear_cross_entropy as fused, linear_nll_backward, linear_nll_forward};
+use cupola_kernels::{LinearLoss, Precision, linear_cross_entropy as fused, linear_nll_backward, linear_nll_forward};
+
+use rayon::prelude::*;
 
 use crate::embedding::int_tensor;
 use crate::host::{HostOp, Output, Saved, apply, erase};
@@ -16,11 +18,12 @@ pub const IGNORE: i32 = -100;
 struct Sizes {
     d_model: usize,
     vocab: usize,
+    precision: Precision,
 }
 
 impl Sizes {
     fn problem<'a>(&self, x: &'a [f32], w: &'a [f32], targets: &'a [i32]) -> LinearLoss<'a> {
-        LinearLoss { x, w, targets, d_model: self.d_model, vocab: self.vocab }
+        LinearLoss { x, w, targets, d_model: self.d_model, vocab: self.vocab, precision: self.precision }
     }
 }
 
@@ -50,11 +53,14 @@ impl HostOp<2> for WeightedLoss {
         Output { shape: vec![1], data: vec![loss as f32], saved }
     }
 
-    fn backward(&self, saved: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
-        let scaled = |i: usize| {
+    fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
+        let mut scaled = |i: usize| {
             saved.needs[i].then(|| {
-                let g = &saved.saved[i];
-                if grad[0] == 1.0 { g.clone() } else { g.iter().map(|v| v * grad[0]).collect() }
+                let mut g = std::mem::take(&mut saved.saved[i]);
+                if grad[0] != 1.0 {
+                    g.par_iter_mut().for_each(|v| *v *= grad[0]);
+                }
+                g
             })
         };
         [scaled(0), scaled(1)]
@@ -63,13 +69,20 @@ impl HostOp<2> for WeightedLoss {
 
 /// `sum_i weights[i] · nll_i` of the logits `x·wᵀ`, shape `[1]`: x `[N, D]`, w `[V, D]`, targets and weights `[N]`;
 /// a target of [`IGNORE`] counts nothing. The gradients are computed in the same pass.
-pub fn linear_cross_entropy(x: Tensor<2>, w: Tensor<2>, targets: &Arc<[i32]>, weights: &Arc<[f32]>) -> Tensor<1> {
+pub fn linear_cross_entropy(
+    x: Tensor<2>,
+    w: Tensor<2>,
+    targets: &Arc<[i32]>,
+    weights: &Arc<[f32]>,
+    precision: Precision,
+) -> Tensor<1> {
     if !crate::is_host(&x.device()) {
         let n = targets.len();
         let weights = Tensor::<1>::from_data(TensorData::new(weights.to_vec(), [n]), &x.device());
         return (composed_nll(x, w, targets) * weights).sum();
     }
-    let op = WeightedLoss { sizes: sizes(&x, &w, targets), targets: Arc::clone(targets), weights: Arc::clone(weights) };
+    let sizes = sizes(&x, &w, targets, precision);
+    let op = WeightedLoss { sizes, targets: Arc::clone(targets), weights: Arc::clone(weights) };
     apply(op, [erase(x), erase(w)])
 }
 
@@ -86,7 +99,7 @@ impl HostOp<2> for TokenNll {
         Output { shape: vec![nll.len()], data: nll, saved: vec![lse] }
     }
 
-    fn backward(&self, saved: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
+    fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
         let (x, w) = (saved.inputs[0], saved.inputs[1]);
         let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
         linear_nll_backward(&self.sizes.problem(x, w, &self.targets), &saved.saved[0], grad, &mut dx, &mut dw);
@@ -95,21 +108,22 @@ impl HostOp<2> for TokenNll {
 }
 
 /// The negative log-likelihood of each target under the logits `x·wᵀ`, `[N]`; 0 where the target is [`IGNORE`].
-pub fn linear_nll(x: Tensor<2>, w: Tensor<2>, targets: &Arc<[i32]>) -> Tensor<1> {
+pub fn linear_nll(x: Tensor<2>, w: Tensor<2>, targets: &Arc<[i32]>, precision: Precision) -> Tensor<1> {
     if !crate::is_host(&x.device()) {
         return composed_nll(x, w, targets);
     }
-    apply(TokenNll { sizes: sizes(&x, &w, targets), targets: Arc::clone(targets) }, [erase(x), erase(w)])
+    let sizes = sizes(&x, &w, targets, precision);
+    apply(TokenNll { sizes, targets: Arc::clone(targets) }, [erase(x), erase(w)])
 }
 
-fn sizes(x: &Tensor<2>, w: &Tensor<2>, targets: &[i32]) -> Sizes {
+fn sizes(x: &Tensor<2>, w: &Tensor<2>, targets: &[i32], precision: Precision) -> Sizes {
     let ([rows, d_model], [vocab, inner]) = (x.dims(), w.dims());
     assert_eq!(rows, targets.len(), "{rows} rows, but {} targets", targets.len());
     assert_eq!(d_model, inner, "x has rows of {d_model}, the output layer of {inner}");
     if let Some(bad) = targets.iter().find(|t| **t != IGNORE && (**t < 0 || **t as usize >= vocab)) {
         panic!("target {bad} is outside the vocabulary of {vocab}");
     }
-    Sizes { d_model, vocab }
+    Sizes { d_model, vocab, precision }
 }
 
 /// The same from the tensor library's operations.

@@ -19,7 +19,7 @@ impl HostOp<2> for RmsNorm {
         Output { shape: vec![self.rows, self.d], data: y, saved: vec![rstd] }
     }
 
-    fn backward(&self, saved: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
+    fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
         let (mut dx, mut dw) = (vec![0.0; grad.len()], vec![0.0; self.d]);
         rms_norm_backward(saved.inputs[0], saved.inputs[1], &saved.saved[0], grad, &mut dx, &mut dw);
         [saved.needs[0].then_some(dx), saved.needs[1].then_some(dw)]

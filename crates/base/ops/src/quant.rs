@@ -56,7 +56,7 @@ impl HostOp<1> for LinearInt8 {
         Output { shape: vec![self.rows, self.weight.d_out], data: y, saved: vec![] }
     }
 
-    fn backward(&self, _: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 1] {
+    fn backward(&self, _: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 1] {
         let w = self.weight.dequantize();
         let mut dx = vec![0.0; self.rows * self.weight.d_in];
         let dy = cupola_kernels::Mat::new(grad, self.rows, self.weight.d_out);
@@ -72,7 +72,7 @@ pub fn linear_int8(x: Tensor<2>, weight: &Int8Weight) -> Tensor<2> {
     if !crate::is_host(&x.device()) {
         let shape = [weight.d_out, weight.d_in];
         let w = Tensor::<2>::from_data(TensorData::new(weight.dequantize(), shape), &x.device());
-        return crate::linear::composed(x, w);
+        return crate::linear::composed(x, w, None);
     }
     apply(LinearInt8 { weight: weight.clone(), rows }, [erase(x)])
 }

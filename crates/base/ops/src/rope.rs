@@ -47,7 +47,7 @@ impl HostOp<1> for Rope {
         }
     }
 
-    fn backward(&self, _: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 1] {
+    fn backward(&self, _: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 1] {
         [Some(self.rotated(grad, true))]
     }
 }

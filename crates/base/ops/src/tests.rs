@@ -58,8 +58,8 @@ fn linear_equals_its_composed_form() {
         same(
             &format!("linear {n}x{k}x{m}"),
             [leaf([n, k], 1), leaf([m, k], 2)],
-            |[x, w]| linear(x, w),
-            |[x, w]| crate::linear::composed(x, w),
+            |[x, w]| linear(x, w, None, Precision::F32),
+            |[x, w]| crate::linear::composed(x, w, None),
         );
     }
 }
@@ -147,7 +147,7 @@ fn token_losses_equal_their_composed_form() {
         same(
             "linear_nll",
             [leaf([n, d], 12), leaf([v, d], 13)],
-            |[x, w]| linear_nll(x, w, &targets),
+            |[x, w]| linear_nll(x, w, &targets, Precision::F32),
             |[x, w]| crate::loss::composed_nll(x, w, &targets),
         );
     }
@@ -161,7 +161,7 @@ fn the_fused_loss_equals_the_weighted_sum_of_token_losses() {
     same(
         "linear_cross_entropy",
         [leaf([n, d], 14), leaf([v, d], 15)],
-        |[x, w]| linear_cross_entropy(x, w, &targets, &weights),
+        |[x, w]| linear_cross_entropy(x, w, &targets, &weights, Precision::F32),
         |[x, w]| {
             let row = from_vec(weights.to_vec(), [n], &Device::flex().autodiff());
             (crate::loss::composed_nll(x, w, &targets) * row).sum()
@@ -192,7 +192,7 @@ fn frozen_inputs_get_no_gradient_and_do_not_disturb_the_others() {
     let device = Device::flex().autodiff();
     let x = leaf([4, 6], 1);
     let frozen: Tensor<2> = from_vec(noise(18, 2), [3, 6], &device);
-    let grads = linear(x.clone(), frozen.clone()).sum().backward();
+    let grads = linear(x.clone(), frozen.clone(), None, Precision::F32).sum().backward();
     assert!(frozen.grad(&grads).is_none());
     assert_eq!(x.grad(&grads).unwrap().dims(), [4, 6]);
 }
@@ -214,5 +214,17 @@ fn int8_products_equal_products_with_the_decoded_weight() {
     let weight = Int8Weight::quantize(&noise(m * k, 4), m, k, 16);
     let x: Tensor<2> = from_vec(noise(n * k, 5), [n, k], &Device::flex());
     let dense = from_vec(weight.dequantize(), [m, k], &Device::flex());
-    close("int8", &to_vec(&linear_int8(x.clone(), &weight)), &to_vec(&crate::linear::composed(x, dense)));
+    close("int8", &to_vec(&linear_int8(x.clone(), &weight)), &to_vec(&crate::linear::composed(x, dense, None)));
+}
+
+#[test]
+fn linear_with_a_bias_equals_its_composed_form() {
+    for [n, k, m] in [[1, 1, 1], [3, 16, 17], [130, 31, 65]] {
+        same(
+            &format!("linear {n}x{k}x{m} with a bias"),
+            [leaf([n, k], 1), leaf([m, k], 2), leaf([1, m], 3)],
+            |[x, w, b]| linear(x, w, Some(b.reshape([m])), Precision::F32),
+            |[x, w, b]| crate::linear::composed(x, w, Some(b.reshape([m]))),
+        );
+    }
 }

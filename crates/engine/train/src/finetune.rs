@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::conversation::Holdout;
 use crate::optim::OptimizerConfig;
 use crate::schedule::ScheduleConfig;
-use crate::{Objective, TrainIo, TrainSettings, TrainSummary, train};
+use crate::{Objective, PrecisionSetting, TrainIo, TrainSettings, TrainSummary, train};
 
 /// Which parameters are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,8 @@ pub struct FineTune {
     pub min_lr_ratio: f64,
     /// Decoupled weight decay of the matrices.
     pub weight_decay: f32,
+    /// What matrix products multiply: `auto`, `f32`, `bf16` or `f16`.
+    pub precision: PrecisionSetting,
     /// The largest norm of all gradients together; 0 is none.
     pub clip: f64,
     /// The share of the records held out to measure on.
@@ -85,6 +87,7 @@ impl Default for FineTune {
             warmup: 0.03,
             min_lr_ratio: 0.1,
             weight_decay: 0.0,
+            precision: PrecisionSetting::Auto,
             clip: 1.0,
             validation_fraction: 0.05,
             holdout: Holdout::Hash,
@@ -203,6 +206,7 @@ impl FineTune {
             return Err(Error::failed("the model's weights are quantized and cannot be trained")
                 .with_hint("train the model first and compress it afterwards"));
         }
+        model.decoder.set_precision(self.precision.resolve());
         match self.method {
             Method::Full => model.decoder.set_trainable(|_| true),
             Method::Lora => {

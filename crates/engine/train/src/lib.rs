@@ -6,7 +6,9 @@ pub mod finetune;
 pub mod loader;
 pub mod metrics;
 pub mod optim;
+mod precision;
 pub mod schedule;
 mod trainer;
 
+pub use precision::PrecisionSetting;
 pub use trainer::{Objective, Part, TrainIo, TrainSettings, TrainSummary, peak_memory, train};

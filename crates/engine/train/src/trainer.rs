@@ -181,7 +181,8 @@ impl<'a> Run<'a> {
             resumed_at = Some(step);
         }
         let host = cupola_ops::is_host(&model.decoder.device());
-        let peak_flops = if host { cupola_kernels::measure_peak_flops(0.2) } else { f64::INFINITY };
+        let peak_flops =
+            if host { cupola_kernels::measure_peak_in(model.decoder.precision(), 0.2) } else { f64::INFINITY };
         let metrics = Metrics::open(&io.metrics, saved.step)?;
         let began = Instant::now();
         Ok(Self {

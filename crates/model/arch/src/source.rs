@@ -83,7 +83,7 @@ impl WeightSource for Checkpoint<'_> {
             _ => Weight::Dense(self.matrix(name, shape)?),
         };
         let bias = bias.then(|| self.vector(format!("{module}.bias"), shape[0])).transpose()?;
-        Ok(Linear { weight, bias, lora: None })
+        Ok(Linear { weight, bias, lora: None, precision: cupola_ops::Precision::F32 })
     }
 
     fn embedding(&mut self, shape: [usize; 2]) -> Result<Param<2>> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use cupola_artifact::{Result, StateDict};
-use cupola_ops::{Heads, LayerCache, Mask, RopeAngles, Span};
+use cupola_ops::{Heads, LayerCache, Mask, Precision, RopeAngles, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::linear::Linear;
@@ -224,6 +224,7 @@ pub struct Decoder {
     norm: Param<1>,
     head: Option<Linear>,
     angles: Arc<RopeAngles>,
+    precision: Precision,
 }
 
 impl Attention {
@@ -303,7 +304,7 @@ impl Decoder {
             false => Some(source.linear(Role::Head, 0, [spec.vocab_size, d], false)?),
         };
         let angles = spec.rope.angles(spec.max_seq_len);
-        Ok(Self { spec, embed, blocks, norm, head, angles })
+        Ok(Self { spec, embed, blocks, norm, head, angles, precision: Precision::F32 })
     }
 
     /// The numbers that make it.
@@ -363,7 +364,7 @@ impl Decoder {
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         match &self.head {
             Some(head) => head.forward(hidden),
-            None => cupola_ops::linear(hidden, self.embed.value()),
+            None => cupola_ops::linear(hidden, self.embed.value(), None, self.precision),
         }
     }
 
@@ -374,12 +375,12 @@ impl Decoder {
 
     /// `sum_i weights[i] · nll_i`, `[1]`: targets and weights `[B·T]`; a target of [`cupola_ops::IGNORE`] counts nothing.
     pub fn loss(&self, batch: &Batch, targets: &Arc<[i32]>, weights: &Arc<[f32]>) -> Tensor<1> {
-        cupola_ops::linear_cross_entropy(self.hidden(batch), self.head_weight(), targets, weights)
+        cupola_ops::linear_cross_entropy(self.hidden(batch), self.head_weight(), targets, weights, self.precision)
     }
 
     /// The negative log-likelihood of each target, `[B·T]`.
     pub fn nll(&self, batch: &Batch, targets: &Arc<[i32]>) -> Tensor<1> {
-        cupola_ops::linear_nll(self.hidden(batch), self.head_weight(), targets)
+        cupola_ops::linear_nll(self.hidden(batch), self.head_weight(), targets, self.precision)
     }
 
     /// Its linear layers inside the blocks.
@@ -468,6 +469,20 @@ impl Decoder {
         self.linears_mut().for_each(|l| l.quantize_int8(group));
         if let Some(head) = &mut self.head {
             head.quantize_int8(group);
+        }
+    }
+
+    /// What the products of dense weights multiply.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// What the products of dense weights multiply from now on.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+        self.linears_mut().for_each(|l| l.precision = precision);
+        if let Some(head) = &mut self.head {
+            head.precision = precision;
         }
     }
 

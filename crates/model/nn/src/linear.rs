@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use cupola_artifact::{HostTensor, Result, StateDict};
-use cupola_ops::Int8Weight;
+use cupola_ops::{Int8Weight, Precision};
 
 use crate::lora::Lora;
 use crate::param::{Param, ParamMut};
@@ -50,10 +50,13 @@ impl Weight {
         }
     }
 
-    fn product(&self, x: Tensor<2>) -> Tensor<2> {
+    fn product(&self, x: Tensor<2>, bias: Option<Tensor<1>>, precision: Precision) -> Tensor<2> {
         match self {
-            Weight::Dense(param) => cupola_ops::linear(x, param.value()),
-            Weight::Int8 { weight, .. } => cupola_ops::linear_int8(x, weight),
+            Weight::Dense(param) => cupola_ops::linear(x, param.value(), bias, precision),
+            Weight::Int8 { weight, .. } => {
+                let y = cupola_ops::linear_int8(x, weight);
+                bias.map_or_else(|| y.clone(), |bias| y.clone() + bias.unsqueeze::<2>())
+            }
         }
     }
 }
@@ -67,22 +70,22 @@ pub struct Linear {
     pub bias: Option<Param<1>>,
     /// A low-rank adapter.
     pub lora: Option<Lora>,
+    /// What a dense weight's products multiply.
+    pub precision: Precision,
 }
 
 impl Linear {
     /// A layer with a dense weight and nothing else.
     pub fn dense(weight: Param<2>) -> Self {
-        Self { weight: Weight::Dense(weight), bias: None, lora: None }
+        Self { weight: Weight::Dense(weight), bias: None, lora: None, precision: Precision::F32 }
     }
 
     /// x `[N, d_in]`, y `[N, d_out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let mut y = self.weight.product(x.clone());
-        if let Some(lora) = &self.lora {
-            y = y + lora.forward(x);
-        }
-        match &self.bias {
-            Some(bias) => y + bias.value().unsqueeze::<2>(),
+        let bias = self.bias.as_ref().map(Param::value);
+        let y = self.weight.product(x.clone(), bias, self.precision);
+        match &self.lora {
+            Some(lora) => y + lora.forward(x),
             None => y,
         }
     }

@@ -1,6 +1,7 @@
 //! Low-rank adaptation (Hu et al. 2021): `y += (alpha / r) · x·Aᵀ·Bᵀ`.
 
 use burn::tensor::Tensor;
+use cupola_ops::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::param::{Param, ParamMut};
@@ -56,7 +57,8 @@ impl Lora {
 
     /// x `[N, d_in]`, gives `[N, d_out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        cupola_ops::linear(cupola_ops::linear(x, self.a.value()), self.b.value()).mul_scalar(self.scale)
+        let down = cupola_ops::linear(x, self.a.value(), None, Precision::F32);
+        cupola_ops::linear(down, self.b.value(), None, Precision::F32).mul_scalar(self.scale)
     }
 
     /// What it adds to the weight, `[d_out, d_in]`.

@@ -3,6 +3,7 @@
 use cupola_artifact::{Error, Result};
 use cupola_nn::{DecoderSpec, RopeScaling, RopeSpec};
 use cupola_tokenizer::Tokenizer;
+use cupola_train::PrecisionSetting;
 use serde::{Deserialize, Serialize};
 
 /// The settings. Only `data`, `tokenizer` and `depth` are asked for; the others follow from `depth` unless given.
@@ -60,6 +61,9 @@ pub struct PretrainConfig {
     /// The largest norm of the gradient; 0 is none.
     #[serde(default = "default_clip")]
     pub clip: f64,
+    /// What matrix products multiply: `auto`, `f32`, `bf16` or `f16`.
+    #[serde(default)]
+    pub precision: PrecisionSetting,
     /// Evaluations on the way to the end.
     #[serde(default = "default_evaluations")]
     pub evaluations: u64,

@@ -150,13 +150,14 @@ impl Configured for Pretraining {
         let family = cupola_arch::family(&self.config.family)?;
         let mut model = Model::fresh(family, spec.clone(), context.seed, &device)?;
         model.decoder.set_trainable(|_| true);
+        model.decoder.set_precision(self.config.precision.resolve());
 
         let start = document_start(&model.decoder, &tokenizer)?;
         let stream = Stream::encode(&documents, &tokenizer, start)?;
         let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), stream.len() as u64);
         let sequences = self.sequences();
         let steps = (tokens / (sequences * self.derived.seq_len) as u64).max(1);
-        for line in self.derived.rules.iter().chain([&rule]) {
+        for line in self.derived.rules.iter().chain([&rule, &self.config.precision.rule()]) {
             context.progress.line(line);
         }
         let rounds = tokens as f64 / stream.len() as f64;

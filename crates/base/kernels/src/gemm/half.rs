@@ -4,7 +4,7 @@
 //! file, and the compiler spills when it allocates them for 16-bit types.
 
 use super::Out;
-use super::format::Format;
+use super::format::{Format, Precision};
 use super::tile::Block;
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -232,4 +232,18 @@ unsafe fn sum<const F16: bool>(rows: usize, n: usize, (a, b): (*const f32, *cons
             (false, true) => steps!(n, a, b, to, clear_seven!(), first_seven!("vdpbf16ps"), store_seven!()),
         }
     }
+}
+
+/// Many tiles over one pair of short panels; the operations done.
+pub fn peak_loop<const F16: bool>() -> f64 {
+    const TILES: usize = 2000;
+    assert!(if F16 { Precision::F16 } else { Precision::Bf16 }.is_native());
+    let (a, b) = (vec![0.0; RUN * ROWS], vec![0.0; RUN * STEP]);
+    let mut acc = Acc([0.0; ROWS * STEP]);
+    for _ in 0..TILES {
+        // SAFETY: the panels hold RUN steps, and the CPU has the instructions: the assertion above.
+        unsafe { sum::<F16>(ROWS, RUN, (a.as_ptr(), b.as_ptr()), &mut acc) };
+    }
+    std::hint::black_box(&acc);
+    (TILES * RUN * ROWS * STEP * 4) as f64
 }
