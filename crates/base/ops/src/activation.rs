@@ -1,7 +1,7 @@
 //! Gated activations.
 
 use burn::tensor::{Tensor, activation::silu};
-use cupola_kernels::{swiglu_backward, swiglu_forward};
+use cupola_kernels::{room, swiglu_backward, swiglu_forward};
 
 use crate::host::{HostOp, Output, Saved, apply, erase};
 
@@ -12,13 +12,13 @@ struct SwiGlu {
 
 impl HostOp<2> for SwiGlu {
     fn forward(&self, [gate, up]: [&[f32]; 2], _: bool) -> Output {
-        let mut y = vec![0.0; gate.len()];
+        let mut y = room(gate.len());
         swiglu_forward(gate, up, &mut y);
         Output { shape: self.shape.to_vec(), data: y, saved: vec![] }
     }
 
     fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
-        let (mut dgate, mut dup) = (vec![0.0; grad.len()], vec![0.0; grad.len()]);
+        let (mut dgate, mut dup) = (room(grad.len()), room(grad.len()));
         swiglu_backward(saved.inputs[0], saved.inputs[1], grad, &mut dgate, &mut dup);
         [saved.needs[0].then_some(dgate), saved.needs[1].then_some(dup)]
     }

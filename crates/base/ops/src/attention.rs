@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
-use cupola_kernels::{AttentionGrads, AttentionSaved, AttentionShape, Spans, attention_backward, attention_forward};
+use cupola_kernels::{
+    AttentionGrads, AttentionSaved, AttentionShape, Spans, attention_backward, attention_forward, room,
+};
 
 use crate::host::{HostOp, Output, Saved, apply, erase};
 
@@ -94,14 +96,14 @@ impl HostOp<3> for Attention {
 
     fn forward(&self, [q, k, v]: [&[f32]; 3], _: bool) -> Output {
         let rows = self.mask.lo.len();
-        let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; rows * self.heads.n_heads]);
+        let (mut out, mut lse) = (room(q.len()), room(rows * self.heads.n_heads));
         attention_forward(q, k, v, &mut out, &mut lse, &self.shape(), &self.spans());
         Output { shape: vec![rows, self.heads.n_heads * self.heads.d_head], data: out, saved: vec![lse] }
     }
 
     fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 3] {
         let [q, k, v] = [saved.inputs[0], saved.inputs[1], saved.inputs[2]];
-        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+        let (mut dq, mut dk, mut dv) = (room(q.len()), room(k.len()), room(v.len()));
         let kept = AttentionSaved { q, k, v, out: saved.output, lse: &saved.saved[0] };
         let mut grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
         attention_backward(&kept, grad, &mut grads, &self.shape(), &self.spans());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use cupola_kernels::{embedding_backward, embedding_forward};
+use cupola_kernels::{embedding_backward, embedding_forward, room};
 
 use crate::host::{HostOp, Output, Saved, apply, erase};
 
@@ -18,13 +18,13 @@ impl HostOp<1> for Embedding {
     const KEEP_INPUTS: bool = false;
 
     fn forward(&self, [table]: [&[f32]; 1], _: bool) -> Output {
-        let mut y = vec![0.0; self.ids.len() * self.d];
+        let mut y = room(self.ids.len() * self.d);
         embedding_forward(table, &self.ids, self.d, &mut y);
         Output { shape: vec![self.ids.len(), self.d], data: y, saved: vec![] }
     }
 
     fn backward(&self, _: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 1] {
-        let mut dtable = vec![0.0; self.vocab * self.d];
+        let mut dtable = room(self.vocab * self.d);
         embedding_backward(grad, &self.ids, self.d, &mut dtable);
         [Some(dtable)]
     }

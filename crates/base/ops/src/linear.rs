@@ -1,7 +1,7 @@
 //! The linear layer's product.
 
 use burn::tensor::Tensor;
-use cupola_kernels::{How, Mat, Precision, column_sums, matmul_with};
+use cupola_kernels::{How, Mat, Precision, column_sums, matmul_with, room};
 
 use crate::host::{HostOp, Output, Saved, apply, erase};
 
@@ -15,7 +15,7 @@ struct Linear {
 
 impl Linear {
     fn forward(&self, [x, w]: [&[f32]; 2], bias: Option<&[f32]>) -> Output {
-        let mut y = vec![0.0; self.rows * self.d_out];
+        let mut y = room(self.rows * self.d_out);
         let how = How { bias, precision: self.precision, ..How::default() };
         matmul_with(&mut y, Mat::new(x, self.rows, self.d_in), Mat::new(w, self.d_out, self.d_in).t(), how);
         Output { shape: vec![self.rows, self.d_out], data: y, saved: vec![] }
@@ -25,12 +25,12 @@ impl Linear {
         let dy = Mat::new(grad, self.rows, self.d_out);
         let how = How { precision: self.precision, ..How::default() };
         let dx = saved.needs[0].then(|| {
-            let mut dx = vec![0.0; self.rows * self.d_in];
+            let mut dx = room(self.rows * self.d_in);
             matmul_with(&mut dx, dy, Mat::new(saved.inputs[1], self.d_out, self.d_in), how);
             dx
         });
         let dw = saved.needs[1].then(|| {
-            let mut dw = vec![0.0; self.d_out * self.d_in];
+            let mut dw = room(self.d_out * self.d_in);
             matmul_with(&mut dw, dy.t(), Mat::new(saved.inputs[0], self.rows, self.d_in), how);
             dw
         });
@@ -56,7 +56,7 @@ impl HostOp<3> for Linear {
     fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 3] {
         let [dx, dw] = self.backward(saved, grad);
         let db = saved.needs[2].then(|| {
-            let mut db = vec![0.0; self.d_out];
+            let mut db = room(self.d_out);
             column_sums(grad, &mut db);
             db
         });

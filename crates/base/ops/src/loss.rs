@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Tensor, TensorData};
-use cupola_kernels::{LinearLoss, Precision, linear_cross_entropy as fused, linear_nll_backward, linear_nll_forward};
+use cupola_kernels::{
+    LinearLoss, Precision, linear_cross_entropy as fused, linear_nll_backward, linear_nll_forward, room,
+};
 
 use rayon::prelude::*;
 
@@ -41,7 +43,7 @@ impl HostOp<2> for WeightedLoss {
         let problem = self.sizes.problem(x, w, &self.targets);
         let mut nll = vec![0.0; self.targets.len()];
         let saved = if track {
-            let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+            let (mut dx, mut dw) = (room(x.len()), room(w.len()));
             fused(&problem, &self.weights, &mut nll, &mut dx, &mut dw);
             vec![dx, dw]
         } else {
@@ -101,7 +103,7 @@ impl HostOp<2> for TokenNll {
 
     fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
         let (x, w) = (saved.inputs[0], saved.inputs[1]);
-        let (mut dx, mut dw) = (vec![0.0; x.len()], vec![0.0; w.len()]);
+        let (mut dx, mut dw) = (room(x.len()), room(w.len()));
         linear_nll_backward(&self.sizes.problem(x, w, &self.targets), &saved.saved[0], grad, &mut dx, &mut dw);
         [saved.needs[0].then_some(dx), saved.needs[1].then_some(dw)]
     }

@@ -1,7 +1,7 @@
 //! RMSNorm (Zhang and Sennrich 2019, equation 4).
 
 use burn::tensor::Tensor;
-use cupola_kernels::{rms_norm_backward, rms_norm_forward};
+use cupola_kernels::{rms_norm_backward, rms_norm_forward, room};
 
 use crate::host::{HostOp, Output, Saved, apply, erase};
 
@@ -14,13 +14,13 @@ struct RmsNorm {
 
 impl HostOp<2> for RmsNorm {
     fn forward(&self, [x, w]: [&[f32]; 2], _: bool) -> Output {
-        let (mut y, mut rstd) = (vec![0.0; x.len()], vec![0.0; self.rows]);
+        let (mut y, mut rstd) = (room(x.len()), room(self.rows));
         rms_norm_forward(x, w, self.eps, &mut y, &mut rstd);
         Output { shape: vec![self.rows, self.d], data: y, saved: vec![rstd] }
     }
 
     fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
-        let (mut dx, mut dw) = (vec![0.0; grad.len()], vec![0.0; self.d]);
+        let (mut dx, mut dw) = (room(grad.len()), room(self.d));
         rms_norm_backward(saved.inputs[0], saved.inputs[1], &saved.saved[0], grad, &mut dx, &mut dw);
         [saved.needs[0].then_some(dx), saved.needs[1].then_some(dw)]
     }

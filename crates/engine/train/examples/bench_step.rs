@@ -74,6 +74,7 @@ fn main() {
     case.batch = value("--batch").unwrap_or(case.batch);
     let (steps, forward) = (value("--steps").unwrap_or(5), args.iter().any(|a| a == "--forward"));
 
+    cupola_kernels::keep_freed_memory();
     let spec = case.spec();
     let mut model = Model::fresh(cupola_arch::family(case.family).unwrap(), spec.clone(), 1, &Device::flex()).unwrap();
     model.decoder.set_precision(precision);

@@ -132,6 +132,7 @@ pub fn train(
     settings: &TrainSettings,
     io: &TrainIo<'_>,
 ) -> Result<TrainSummary> {
+    cupola_kernels::keep_freed_memory();
     let mut run = Run::start(model, objective, settings, io)?;
     io.progress.begin(&settings.task, Some(settings.steps), "step");
     while run.saved.step < settings.steps {
