@@ -39,19 +39,15 @@ impl Moment for u16 {
     }
 }
 
-/// The steps through 2^16 of the thresholds of neighbouring elements: 2^16 (sqrt(2) - 1), odd.
-pub const ELEMENT: u32 = 27_145;
-
 /// The threshold of element `i` of moment `slot` at `step`; successive steps lie 2^16 / golden ratio apart.
-#[inline(always)]
 pub fn dither(step: u64, slot: usize, i: usize) -> u32 {
     const STEP: u32 = 40_503;
     const SLOT: u32 = 21_845;
     (step as u32).wrapping_mul(STEP).wrapping_add((slot as u32).wrapping_mul(SLOT)).wrapping_add(element(i))
 }
 
-/// What element `i` adds to its threshold.
+/// What element `i` adds to the threshold: neighbours lie 2^16 (sqrt(2) - 1) apart.
 #[inline(always)]
-pub fn element(i: usize) -> u32 {
-    (i as u32).wrapping_mul(ELEMENT)
+pub const fn element(i: usize) -> u32 {
+    (i as u32).wrapping_mul(27_145)
 }

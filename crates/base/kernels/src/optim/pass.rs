@@ -1,6 +1,6 @@
 //! One pass over a parameter, its gradient and its moments.
 
-use super::moment::{Moment, dither};
+use super::moment::{Moment, dither, element};
 use crate::simd::{self, Kernel, Level, MAX_LANES, Simd};
 
 /// What happens to one vector of a parameter `p` and its `N` moments. Mark `apply` `#[inline(always)]`.
@@ -66,13 +66,13 @@ impl<R: Rule<N>, T: Moment, const N: usize> Kernel for Part<'_, R, T, N> {
     fn run<S: Simd>(mut self, s: S) {
         let even = self.p.len() / S::LANES * S::LANES;
         for i in (0..even).step_by(S::LANES) {
-            let old = std::array::from_fn(|j| read(s, &self.moments[j][i..i + S::LANES]));
+            let old = self.read(s, i, S::LANES);
             let (p, new) = self.rule.apply(s, s.at(self.g, i), s.at(self.p, i), old);
             s.put(self.p, i, p);
             self.write(s, i, S::LANES, new);
         }
         if even < self.p.len() {
-            let old = std::array::from_fn(|j| read(s, &self.moments[j][even..]));
+            let old = self.read(s, even, self.p.len() - even);
             let (p, new) = self.rule.apply(s, s.tail(self.g, even, 0.0), s.tail(self.p, even, 0.0), old);
             s.put_tail(self.p, even, p);
             self.write(s, even, self.p.len() - even, new);
@@ -80,26 +80,44 @@ impl<R: Rule<N>, T: Moment, const N: usize> Kernel for Part<'_, R, T, N> {
     }
 }
 
+// Plain loops over whole arrays: the compiler turns them into vectors, but does not inline `from_fn` here.
 impl<R, T: Moment, const N: usize> Part<'_, R, T, N> {
+    /// `count` numbers of each moment from `i` on, filled up with zeros.
+    #[inline(always)]
+    fn read<S: Simd>(&self, s: S, i: usize, count: usize) -> [S::V; N] {
+        let mut out = [s.zero(); N];
+        for j in 0..N {
+            let mut t = [0.0; MAX_LANES];
+            for (t, x) in t.iter_mut().zip(&self.moments[j][i..i + count]) {
+                *t = x.to_f32();
+            }
+            out[j] = s.at(&t, 0);
+        }
+        out
+    }
+
     #[inline(always)]
     fn write<S: Simd>(&mut self, s: S, i: usize, count: usize, new: [S::V; N]) {
         for j in 0..N {
             let mut t = [0.0; MAX_LANES];
             s.put(&mut t, 0, new[j]);
-            let seed = self.seeds[j].wrapping_add(super::moment::element(self.first + i));
-            for (l, x) in self.moments[j][i..i + count].iter_mut().enumerate() {
-                *x = T::from_f32(t[l], seed.wrapping_add(super::moment::element(l)));
+            let seed = self.seeds[j].wrapping_add(element(self.first + i));
+            let mut stored = [T::from_f32(0.0, 0); MAX_LANES];
+            for l in 0..MAX_LANES {
+                stored[l] = T::from_f32(t[l], seed.wrapping_add(ELEMENTS[l]));
             }
+            self.moments[j][i..i + count].copy_from_slice(&stored[..count]);
         }
     }
 }
 
-/// Up to a vector of stored numbers, filled up with zeros.
-#[inline(always)]
-fn read<S: Simd, T: Moment>(s: S, x: &[T]) -> S::V {
-    let mut t = [0.0; MAX_LANES];
-    for (t, x) in t.iter_mut().zip(x) {
-        *t = x.to_f32();
+/// What the elements of a vector add to the threshold of its first.
+const ELEMENTS: [u32; MAX_LANES] = {
+    let mut out = [0; MAX_LANES];
+    let mut l = 0;
+    while l < MAX_LANES {
+        out[l] = element(l);
+        l += 1;
     }
-    s.at(&t, 0)
-}
+    out
+};
