@@ -157,11 +157,14 @@ fn a_second_moment_of_16_bits_falls_as_it_should() {
     assert!((share - 1.0).abs() < 0.01, "together they fell to {share} of what they should be");
 }
 
+/// What a step does to the parameters.
+type Update<'a> = &'a dyn Fn(&mut [f32], &[f32], u64);
+
 #[test]
 fn training_with_16_bits_follows_training_with_32() {
     const LEN: usize = 64;
     let target = noise(LEN, 5);
-    let run = |rule: &dyn Fn(&mut [f32], &[f32], u64)| {
+    let run = |rule: Update| {
         let mut p = vec![0.0; LEN];
         for step in 1..=400 {
             let error = noise(LEN, 100 + step);
