@@ -185,6 +185,13 @@ impl Optimizer {
         Ok(Self { rule, config: config.clone(), state: BTreeMap::new() })
     }
 
+    /// Bytes of state for each number of a large hidden matrix.
+    pub fn bytes_per_parameter(&self) -> f64 {
+        let target = Target { shape: vec![1024, 1024], hidden: true };
+        let bytes = |slot: &Slot| slot.len as f64 * slot.dtype.size() as f64;
+        self.rule.slots(&self.config, &target).iter().map(bytes).sum::<f64>() / target.numel() as f64
+    }
+
     /// Changes all parameters that have a gradient. `true` when each was changed in place.
     pub fn step(
         &mut self,

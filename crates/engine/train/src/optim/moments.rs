@@ -22,6 +22,14 @@ impl StateType {
             Self::Bf16 => "bf16",
         }
     }
+
+    /// Bytes of a number.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
 }
 
 /// One moment of a parameter.

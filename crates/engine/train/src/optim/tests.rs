@@ -149,6 +149,10 @@ fn sixteen_bits_halve_the_state() {
     };
     assert_eq!(bytes(StateType::F32), 55 * 8);
     assert_eq!(bytes(StateType::Bf16), 55 * 4);
+    let per_parameter = |config| Optimizer::new(&config).unwrap().bytes_per_parameter();
+    assert_eq!(per_parameter(config("adamw")), 8.0);
+    assert_eq!(per_parameter(OptimizerConfig { state: StateType::Bf16, ..config("muon") }), 2.0);
+    assert!(per_parameter(config("adafactor")) < 0.01);
 }
 
 #[test]
