@@ -105,3 +105,24 @@ fn killed_pretraining_ends_with_the_weights_of_an_uninterrupted_run() {
     }
     assert!(caught > 0, "no kill fell into the writing of a checkpoint");
 }
+
+#[test]
+fn every_optimizer_continues_where_it_was_killed() {
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path();
+    let text: String = (0..3000).map(|i| format!("Line {i} speaks of {} and {}.\n", i * i % 97, i % 13)).collect();
+    fs::write(place.join("text.txt"), text).unwrap();
+    for (name, state) in [("lion", "bf16"), ("sgd", "f32"), ("adafactor", "f32"), ("muon", "bf16")] {
+        let recipe = RECIPE.replace("tokens = 60000", "tokens = 20000").replace("checkpoints = 60", "checkpoints = 8");
+        let settings = format!("optimizer = \"{name}\"\noptimizer_state = \"{state}\"\n");
+        fs::write(place.join("recipe.toml"), recipe + &settings).unwrap();
+        let (whole, killed) = (format!("{name}-whole"), format!("{name}-killed"));
+        assert!(start(place, &whole).wait().unwrap().success(), "{name}");
+        let mut child = start(place, &killed);
+        let saved = || checkpoint_names(place, &killed).iter().any(|n| !n.ends_with(".partial"));
+        assert!(wait_for(&mut child, saved), "{name} ended before its first checkpoint was seen");
+        kill(child);
+        assert!(start(place, &killed).wait().unwrap().success(), "{name}");
+        assert_eq!(weights(place, &killed), weights(place, &whole), "{name}");
+    }
+}

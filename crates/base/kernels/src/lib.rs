@@ -30,7 +30,10 @@ pub use gemm::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with}
 pub use loss::{IGNORE, LinearLoss, linear_cross_entropy, linear_nll_backward, linear_nll_forward};
 pub use memory::{keep_freed_memory, room};
 pub use norm::{rms_norm_backward, rms_norm_forward};
-pub use optim::{AdamW, adamw, sum_of_squares};
+pub use optim::{
+    Adafactor, AdamW, Lion, MUON_COEFFICIENTS, MUON_EPS, MUON_STEPS, Moment, Muon, Sgd, adafactor_matrix,
+    adafactor_vector, adamw, add_with_squares, lion, muon, sgd, sum_of_squares,
+};
 pub use peak::{measure_bandwidth, measure_peak_flops, measure_peak_in, simd_name, threads};
 pub use quant::{Q8, dequantize_q8, matmul_q8, quantize_q8};
 pub use rope::{RopeTable, rope};

@@ -1,7 +1,11 @@
 //! Every operation as its definition reads: plain loops, sums in double precision. What the fast versions are tested
 //! against, and where to look up what they compute.
 
-use crate::{AdamW, AttentionGrads, AttentionSaved, AttentionShape, IGNORE, LinearLoss, Mat, Q8, RopeTable, Spans};
+use crate::{AttentionGrads, AttentionSaved, AttentionShape, IGNORE, LinearLoss, Mat, Q8, RopeTable, Spans};
+
+mod optim;
+
+pub use optim::{adafactor_matrix, adafactor_vector, adamw, add_with_squares, lion, muon, sgd, sum_of_squares};
 
 /// See [`crate::matmul`].
 pub fn matmul(c: &mut [f32], a: Mat, b: Mat, accumulate: bool) {
@@ -252,26 +256,6 @@ pub fn linear_nll_backward(l: &LinearLoss, d_nll: &[f32], dx: &mut [f32], dw: &m
 pub fn linear_cross_entropy(l: &LinearLoss, weights: &[f32], nll: &mut [f32], dx: &mut [f32], dw: &mut [f32]) {
     linear_nll_forward(l, nll, &mut vec![0.0; nll.len()]);
     linear_nll_backward(l, weights, dx, dw);
-}
-
-/// See [`crate::adamw`].
-pub fn adamw(p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], h: &AdamW) {
-    let (lr, b1, b2) = (f64::from(h.lr), f64::from(h.beta1), f64::from(h.beta2));
-    for i in 0..p.len() {
-        let g = f64::from(g[i]) * f64::from(h.grad_scale);
-        let mi = b1 * f64::from(m[i]) + (1.0 - b1) * g;
-        let vi = b2 * f64::from(v[i]) + (1.0 - b2) * g * g;
-        let m_hat = mi / (1.0 - b1.powf(h.step as f64));
-        let v_hat = vi / (1.0 - b2.powf(h.step as f64));
-        let decayed = f64::from(p[i]) * (1.0 - lr * f64::from(h.weight_decay));
-        p[i] = (decayed - lr * m_hat / (v_hat.sqrt() + f64::from(h.eps))) as f32;
-        (m[i], v[i]) = (mi as f32, vi as f32);
-    }
-}
-
-/// See [`crate::sum_of_squares`].
-pub fn sum_of_squares(x: &[f32]) -> f64 {
-    x.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
 }
 
 /// See [`crate::dequantize_q8`].

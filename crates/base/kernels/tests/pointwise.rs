@@ -1,4 +1,4 @@
-//! Norms, rotary positions, activations, embeddings, softmax and the optimizer against plain loops.
+//! Norms, rotary positions, activations, embeddings and softmax against plain loops.
 mod common;
 use common::{assert_close, assert_same_on_any_threads, assert_slope, at_every_level, noise};
 use cupola_kernels::*;
@@ -124,37 +124,6 @@ fn log_softmax_equals_its_definition() {
 }
 
 #[test]
-fn adamw_equals_its_definition_over_steps() {
-    at_every_level(|| {
-        for len in [1, 8, 19, 40_001] {
-            let mut got = [noise(len, 1), vec![0.0; len], vec![0.0; len]];
-            let mut want = got.clone();
-            for step in 1..=3 {
-                let g = noise(len, 10 + step);
-                let h =
-                    AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step, grad_scale: 0.5 };
-                let [p, m, v] = &mut got;
-                adamw(p, &g, m, v, &h);
-                let [p, m, v] = &mut want;
-                reference::adamw(p, &g, m, v, &h);
-            }
-            got.iter().zip(&want).for_each(|(g, w)| assert_close("state", g, w, 2e-6));
-        }
-    });
-}
-
-#[test]
-fn sum_of_squares_equals_its_definition() {
-    at_every_level(|| {
-        for len in [0, 1, 15, 17, 200_003] {
-            let x = noise(len, 1);
-            let (got, want) = (sum_of_squares(&x), reference::sum_of_squares(&x));
-            assert!((got - want).abs() <= 1e-12 * want, "{got} is not {want}");
-        }
-    });
-}
-
-#[test]
 fn threads_change_no_bit() {
     let (n, d) = (700, 96);
     assert_same_on_any_threads(|| {
@@ -165,8 +134,7 @@ fn threads_change_no_bit() {
         rms_norm_backward(&x, &w, &rstd, &dy, &mut dx, &mut dw);
         let mut table = vec![0.0; 200 * d];
         embedding_backward(&dy, &ids, d, &mut table);
-        let sum = sum_of_squares(&dx);
-        [y, rstd, dx, dw, table, vec![sum as f32, (sum - f64::from(sum as f32)) as f32]].concat()
+        [y, rstd, dx, dw, table].concat()
     });
 }
 

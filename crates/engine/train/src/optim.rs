@@ -1,38 +1,112 @@
 //! Optimizers.
 
+mod adafactor;
 mod adamw;
+mod gradients;
+mod lion;
+mod moments;
+mod muon;
+mod sgd;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
-use cupola_artifact::{Error, HostTensor, Result, StateDict};
+use cupola_artifact::{Error, Result, StateDict};
 use cupola_nn::ParamMut;
 use serde::{Deserialize, Serialize};
 
-/// What all optimizers are told.
+pub use gradients::{Gradients, accumulate, gradient_norm};
+pub use moments::{Moments, StateType};
+pub use muon::AdjustLr;
+
+/// What all optimizers are told. A rule reads what it has use for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
     /// Which one.
     pub name: String,
-    /// Decay of the first moment.
+    /// Decay of the first moment (AdamW, Lion).
     pub beta1: f32,
-    /// Decay of the second moment.
+    /// Decay of the second moment (AdamW), of the momentum (Lion).
     pub beta2: f32,
-    /// Keeps the step finite where the second moment is zero.
+    /// Keeps AdamW's step finite where the second moment is zero.
     pub eps: f32,
-    /// Decoupled weight decay, applied to matrices only.
+    /// Weight decay, applied to matrices only: decoupled, with SGD added to the gradient.
     pub weight_decay: f32,
+    /// Decay of the momentum (SGD, Muon); not set, 0.9 and 0.95.
+    pub momentum: Option<f32>,
+    /// Whether the momentum looks one step ahead (SGD, Muon); not set, no and yes.
+    pub nesterov: Option<bool>,
+    /// How Muon scales the learning rate of a matrix.
+    pub adjust_lr: AdjustLr,
+    /// What moments are stored in: `f32`, or `bf16` for half the memory.
+    pub state: StateType,
 }
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        Self { name: "adamw".into(), beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }
+        Self {
+            name: "adamw".into(),
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            momentum: None,
+            nesterov: None,
+            adjust_lr: AdjustLr::Original,
+            state: StateType::F32,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    fn check(&self) -> Result<()> {
+        let decays = [("beta1", self.beta1), ("beta2", self.beta2), ("momentum", self.momentum.unwrap_or(0.0))];
+        if let Some((name, value)) = decays.iter().find(|(_, value)| !(0.0..1.0).contains(value)) {
+            return Err(Error::usage(format!("the optimizer's {name} = {value} is not at least 0 and below 1")));
+        }
+        if !(self.eps > 0.0 && self.weight_decay >= 0.0) {
+            let message = format!("the optimizer's eps = {} or weight_decay = {} is", self.eps, self.weight_decay);
+            return Err(Error::usage(format!("{message} too small")));
+        }
+        Ok(())
+    }
+}
+
+/// What a rule may know of a parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Whether it is a matrix inside the blocks: neither a vector nor a table with a row for each token.
+    pub hidden: bool,
+}
+
+impl Target {
+    fn of(param: &ParamMut<'_>) -> Self {
+        Self { shape: param.shape(), hidden: param.is_hidden() }
+    }
+
+    /// How many numbers it has.
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Rows and columns of a matrix.
+    pub fn matrix(&self) -> Option<(usize, usize)> {
+        match self.shape[..] {
+            [rows, cols] => Some((rows, cols)),
+            _ => None,
+        }
     }
 }
 
 /// One update of one parameter.
 #[derive(Clone, Copy, Debug)]
-pub struct Update {
+pub struct Update<'a> {
+    /// What is updated.
+    pub target: &'a Target,
     /// Learning rate.
     pub lr: f32,
     /// Weight decay for this parameter.
@@ -43,46 +117,79 @@ pub struct Update {
     pub grad_scale: f32,
 }
 
+/// Something that a rule remembers of a parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slot {
+    /// Its name in checkpoints.
+    pub name: &'static str,
+    /// How many numbers.
+    pub len: usize,
+    /// Stored as what.
+    pub dtype: StateType,
+}
+
 /// A rule that turns gradients into changes.
 pub trait Rule: Sync {
     /// Its name in recipes.
     fn name(&self) -> &'static str;
-    /// How many numbers of state it keeps for each number of a parameter.
-    fn slots(&self) -> &'static [&'static str];
-    /// Changes a parameter in place; `state` holds one vector for each slot.
-    fn apply(&self, config: &OptimizerConfig, update: &Update, param: &mut [f32], grad: &[f32], state: &mut [Vec<f32>]);
+    /// Whether it can keep its state in 16 bits.
+    fn halves(&self) -> bool {
+        true
+    }
+    /// What it remembers of a parameter; all of it begins as zeros.
+    fn slots(&self, config: &OptimizerConfig, target: &Target) -> Vec<Slot>;
+    /// Changes a parameter in place; `state` holds what [`Self::slots`] names, in that order.
+    fn apply(
+        &self,
+        config: &OptimizerConfig,
+        update: &Update<'_>,
+        param: &mut [f32],
+        grad: &[f32],
+        state: &mut [Moments],
+    );
 }
 
 /// Every optimizer.
-pub const ALL: &[&dyn Rule] = &[&adamw::AdamWRule];
+pub const ALL: &[&dyn Rule] =
+    &[&adamw::AdamWRule, &lion::LionRule, &sgd::SgdRule, &adafactor::AdafactorRule, &muon::MuonRule];
 
 /// A rule with its state.
 pub struct Optimizer {
     rule: &'static dyn Rule,
     config: OptimizerConfig,
-    state: BTreeMap<String, Vec<Vec<f32>>>,
+    state: BTreeMap<String, Kept>,
 }
 
-/// Gradients by parameter, in the order of the parameters; `None` for those that are not trained.
-pub type Gradients = Vec<Option<Vec<f32>>>;
-
-/// The Euclidean norm of all gradients together.
-pub fn gradient_norm(gradients: &Gradients) -> f64 {
-    gradients.iter().flatten().map(|g| cupola_kernels::sum_of_squares(g)).sum::<f64>().sqrt()
+/// What is remembered of one parameter.
+struct Kept {
+    slots: Vec<Slot>,
+    moments: Vec<Moments>,
 }
 
 impl Optimizer {
     /// An optimizer without state yet.
     ///
     /// # Errors
-    /// An unknown name.
+    /// An unknown name, or settings that the rule cannot follow.
     pub fn new(config: &OptimizerConfig) -> Result<Self> {
         let rule = ALL.iter().copied().find(|r| r.name() == config.name).ok_or_else(|| {
             let known: Vec<_> = ALL.iter().map(|r| r.name()).collect();
             Error::usage(format!("unknown optimizer `{}`", config.name))
                 .with_hint(format!("there are: {}", known.join(", ")))
         })?;
+        config.check()?;
+        if config.state == StateType::Bf16 && !rule.halves() {
+            return Err(Error::usage(format!("the optimizer `{}` keeps its state in f32", config.name))
+                .with_hint("leave the type of its state out: there is little of it"));
+        }
         Ok(Self { rule, config: config.clone(), state: BTreeMap::new() })
+    }
+
+    /// Bytes of state for each number of a large hidden matrix.
+    pub fn bytes_per_parameter(&self) -> f64 {
+        let target = Target { shape: vec![1024, 1024], hidden: true };
+        let bytes = |slot: &Slot| slot.len as f64 * slot.dtype.size() as f64;
+        self.rule.slots(&self.config, &target).iter().map(bytes).sum::<f64>() / target.numel() as f64
     }
 
     /// Changes all parameters that have a gradient. `true` when each was changed in place.
@@ -94,17 +201,19 @@ impl Optimizer {
         step: u64,
         grad_scale: f32,
     ) -> bool {
-        let slots = self.rule.slots().len();
+        let (rule, config) = (self.rule, &self.config);
         let mut in_place = true;
         for (mut param, gradient) in params.into_iter().zip(gradients) {
             let Some(gradient) = gradient else { continue };
-            if !self.state.contains_key(param.name()) {
-                self.state.insert(param.name().to_string(), vec![vec![0.0; gradient.len()]; slots]);
-            }
-            let Some(state) = self.state.get_mut(param.name()) else { continue };
-            let weight_decay = if param.is_matrix() { self.config.weight_decay } else { 0.0 };
-            let update = Update { lr, weight_decay, step, grad_scale };
-            in_place &= param.update(|data| self.rule.apply(&self.config, &update, data, gradient, state));
+            let target = Target::of(&param);
+            let kept = self.state.entry(param.name().to_string()).or_insert_with(|| {
+                let slots = rule.slots(config, &target);
+                let moments = slots.iter().map(|slot| Moments::zeros(slot.dtype, slot.len)).collect();
+                Kept { slots, moments }
+            });
+            let weight_decay = if param.is_matrix() { config.weight_decay } else { 0.0 };
+            let update = Update { target: &target, lr, weight_decay, step, grad_scale };
+            in_place &= param.update(|data| rule.apply(config, &update, data, gradient, &mut kept.moments));
         }
         in_place
     }
@@ -112,31 +221,46 @@ impl Optimizer {
     /// Its state for a checkpoint.
     pub fn state(&self) -> StateDict {
         let mut out = StateDict::new();
-        for (name, slots) in &self.state {
-            for (slot, data) in self.rule.slots().iter().zip(slots) {
-                out.insert(format!("{name}.{slot}"), HostTensor::from_f32(vec![data.len()], data));
+        for (name, kept) in &self.state {
+            for (slot, moments) in kept.slots.iter().zip(&kept.moments) {
+                out.insert(format!("{name}.{}", slot.name), moments.to_host());
             }
         }
         out
     }
 
-    /// Takes the state out of a checkpoint.
+    /// Takes the state of `params` out of a checkpoint, bit for bit. A parameter that never had a gradient has none.
     ///
     /// # Errors
-    /// A tensor that is not one of its own.
-    pub fn restore(&mut self, state: &StateDict) -> Result<()> {
+    /// A tensor that is not one of its own, is missing, or is of another length or type.
+    pub fn restore(&mut self, mut state: StateDict, params: &[ParamMut<'_>]) -> Result<()> {
         self.state.clear();
-        for (key, tensor) in state {
-            let found = self.rule.slots().iter().enumerate().find_map(|(i, slot)| {
-                let name = key.strip_suffix(slot)?.strip_suffix('.')?;
-                Some((i, name))
-            });
-            let (slot, name) = found.ok_or_else(|| {
-                Error::failed(format!("the checkpoint's optimizer state `{key}` is not of {}", self.rule.name()))
-            })?;
-            let slots = self.rule.slots().len();
-            self.state.entry(name.to_string()).or_insert_with(|| vec![vec![]; slots])[slot] = tensor.to_f32()?;
+        for param in params {
+            let slots = self.rule.slots(&self.config, &Target::of(param));
+            let key = |slot: &Slot| format!("{}.{}", param.name(), slot.name);
+            if !slots.iter().any(|slot| state.contains_key(&key(slot))) {
+                continue;
+            }
+            let mut moments = Vec::with_capacity(slots.len());
+            for slot in &slots {
+                let found = state.remove(&key(slot)).and_then(|t| Moments::from_host(&t, slot.dtype, slot.len));
+                moments.push(found.ok_or_else(|| {
+                    Error::failed(format!(
+                        "the checkpoint's optimizer state `{}` is not the {} numbers of type {} that {} keeps",
+                        key(slot),
+                        slot.len,
+                        slot.dtype.name(),
+                        self.rule.name()
+                    ))
+                })?);
+            }
+            self.state.insert(param.name().to_string(), Kept { slots, moments });
         }
-        Ok(())
+        match state.keys().next() {
+            Some(key) => {
+                Err(Error::failed(format!("the checkpoint's optimizer state `{key}` is not of {}", self.rule.name())))
+            }
+            None => Ok(()),
+        }
     }
 }

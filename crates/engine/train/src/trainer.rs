@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::metrics::Metrics;
-use crate::optim::{Gradients, Optimizer, OptimizerConfig, gradient_norm};
+use crate::optim::{Gradients, Optimizer, OptimizerConfig, accumulate};
 use crate::schedule::ScheduleConfig;
 
 /// The loss of one micro-batch. The losses of a step's micro-batches add up to the step's loss.
@@ -207,7 +207,7 @@ impl<'a> Run<'a> {
         let parts = objective.begin_step(step)?;
         let (mut loss, mut tokens) = (0.0, 0);
         let mut figures: Vec<(&'static str, f64)> = Vec::new();
-        let mut gradients: Gradients = Vec::new();
+        let (mut gradients, mut squares): (Gradients, f64) = (Vec::new(), 0.0);
         for index in 0..parts {
             let part = objective.part(&model.decoder, index)?;
             loss += f64::from(cupola_ops::scalar(&part.loss));
@@ -218,9 +218,10 @@ impl<'a> Run<'a> {
                     None => figures.push((name, value)),
                 }
             }
-            accumulate(&mut gradients, model, part.loss);
+            let fresh = take_gradients(model, part.loss);
+            squares = accumulate(&mut gradients, fresh, index + 1 == parts);
         }
-        let norm = gradient_norm(&gradients);
+        let norm = squares.sqrt();
         if !loss.is_finite() || !norm.is_finite() {
             let message = format!("the loss is {loss} and the gradient's norm {norm} at step {step}");
             return Err(Error::failed(message)
@@ -317,22 +318,11 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Adds a micro-batch's gradients to those of the step.
-fn accumulate(gradients: &mut Gradients, model: &mut Model, loss: Tensor<1>) {
+/// A micro-batch's gradients; its tape is gone.
+fn take_gradients(model: &mut Model, loss: Tensor<1>) -> Gradients {
     let mut tape = loss.backward();
     drop(loss);
-    let fresh: Vec<_> = model.decoder.params_mut().iter().map(|p| p.take_gradient(&mut tape)).collect();
-    if gradients.is_empty() {
-        *gradients = fresh;
-        return;
-    }
-    for (sum, new) in gradients.iter_mut().zip(fresh) {
-        match (sum.as_mut(), new) {
-            (Some(sum), Some(new)) => sum.iter_mut().zip(&new).for_each(|(s, n)| *s += n),
-            (None, Some(new)) => *sum = Some(new),
-            (_, None) => {}
-        }
-    }
+    model.decoder.params_mut().iter().map(|p| p.take_gradient(&mut tape)).collect()
 }
 
 fn write_checkpoint(model: &mut Model, optimizer: &Optimizer, saved: &Saved, dir: &std::path::Path) -> Result<()> {
@@ -358,7 +348,7 @@ fn restore(model: &mut Model, optimizer: &mut Optimizer, dir: &std::path::Path) 
         let data = tensor.to_f32()?;
         param.update(|numbers| numbers.copy_from_slice(&data));
     }
-    optimizer.restore(&read_safetensors(&dir.join("optimizer.safetensors"))?)?;
+    optimizer.restore(read_safetensors(&dir.join("optimizer.safetensors"))?, &model.decoder.params_mut())?;
     let path = dir.join("trainer.json");
     let text = std::fs::read(&path).context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&text).context(|| format!("cannot read {}", path.display()))

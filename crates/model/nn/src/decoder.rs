@@ -400,7 +400,7 @@ impl Decoder {
 
     /// All parameters, always in the same order.
     pub fn params_mut(&mut self) -> Vec<ParamMut<'_>> {
-        let mut out = vec![ParamMut::Matrix(&mut self.embed)];
+        let mut out = vec![ParamMut::Table(&mut self.embed)];
         for b in &mut self.blocks {
             out.push(ParamMut::Vector(&mut b.attention_norm));
             let (a, f) = (&mut b.attention, &mut b.ffn);
@@ -414,7 +414,9 @@ impl Decoder {
         }
         out.push(ParamMut::Vector(&mut self.norm));
         if let Some(head) = &mut self.head {
-            head.params_mut(&mut out);
+            let mut of_head = vec![];
+            head.params_mut(&mut of_head);
+            out.extend(of_head.into_iter().map(ParamMut::into_table));
         }
         out
     }

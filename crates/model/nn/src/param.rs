@@ -76,20 +76,30 @@ impl<const D: usize> Param<D> {
 pub enum ParamMut<'a> {
     /// Norm weights and biases.
     Vector(&'a mut Param<1>),
-    /// Matrices and embeddings.
+    /// Matrices inside the blocks.
     Matrix(&'a mut Param<2>),
+    /// The embedding and the output layer, whose rows belong to tokens.
+    Table(&'a mut Param<2>),
 }
 
 macro_rules! each {
     ($self:expr, $param:ident => $body:expr) => {
         match $self {
             ParamMut::Vector($param) => $body,
-            ParamMut::Matrix($param) => $body,
+            ParamMut::Matrix($param) | ParamMut::Table($param) => $body,
         }
     };
 }
 
 impl ParamMut<'_> {
+    /// The same, a matrix taken to be a table.
+    pub fn into_table(self) -> Self {
+        match self {
+            ParamMut::Matrix(param) => ParamMut::Table(param),
+            other => other,
+        }
+    }
+
     /// The name in the checkpoint.
     pub fn name(&self) -> &str {
         each!(self, p => p.name())
@@ -110,8 +120,13 @@ impl ParamMut<'_> {
         each!(self, p => p.trainable())
     }
 
-    /// Whether it is a matrix; weight decay applies to those only.
+    /// Whether it is a matrix or a table; weight decay applies to those only.
     pub fn is_matrix(&self) -> bool {
+        matches!(self, ParamMut::Matrix(_) | ParamMut::Table(_))
+    }
+
+    /// Whether it is a matrix that is no table.
+    pub fn is_hidden(&self) -> bool {
         matches!(self, ParamMut::Matrix(_))
     }
 

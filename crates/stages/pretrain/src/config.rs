@@ -4,6 +4,7 @@ use cupola_artifact::{Error, Result};
 use cupola_nn::{DecoderSpec, RopeScaling, RopeSpec};
 use cupola_tokenizer::Tokenizer;
 use cupola_train::PrecisionSetting;
+use cupola_train::optim::{AdjustLr, StateType};
 use serde::{Deserialize, Serialize};
 
 /// The settings. Only `data`, `tokenizer` and `depth` are asked for; the others follow from `depth` unless given.
@@ -40,9 +41,19 @@ pub struct PretrainConfig {
     pub tokens: Option<u64>,
     /// The peak learning rate.
     pub lr: Option<f64>,
-    /// Optimizer: `adamw`.
+    /// Optimizer: `adamw`, `lion`, `sgd`, `adafactor` or `muon`.
     #[serde(default = "default_optimizer")]
     pub optimizer: String,
+    /// What the optimizer's moments are stored in: `f32`, or `bf16` for half the memory.
+    #[serde(default)]
+    pub optimizer_state: StateType,
+    /// Decay of the momentum of `sgd` and `muon`.
+    pub momentum: Option<f32>,
+    /// Whether the momentum of `sgd` and `muon` looks one step ahead.
+    pub nesterov: Option<bool>,
+    /// How `muon` scales the learning rate of a matrix: `match_rms_adamw` or `original`.
+    #[serde(default = "default_adjust_lr")]
+    pub adjust_lr: AdjustLr,
     /// Schedule after warm-up: `cosine`, `linear` or `constant`.
     #[serde(default = "default_schedule")]
     pub schedule: String,
@@ -52,10 +63,10 @@ pub struct PretrainConfig {
     /// The share of the peak learning rate at the end.
     #[serde(default = "default_min_ratio")]
     pub min_lr_ratio: f64,
-    /// Decoupled weight decay, on matrices only.
+    /// Weight decay, on matrices only; decoupled, except with `sgd`.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f32,
-    /// Decay of the optimizer's second moment.
+    /// Decay of the second moment of `adamw`, of the momentum of `lion`.
     #[serde(default = "default_beta2")]
     pub beta2: f32,
     /// The largest norm of the gradient; 0 is none.
@@ -83,6 +94,10 @@ fn default_family() -> String {
 }
 fn default_optimizer() -> String {
     "adamw".into()
+}
+/// The derived learning rate is AdamW's, and the parameters that Muon leaves to AdamW share it.
+fn default_adjust_lr() -> AdjustLr {
+    AdjustLr::MatchRmsAdamw
 }
 fn default_schedule() -> String {
     "cosine".into()

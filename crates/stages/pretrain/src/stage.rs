@@ -8,7 +8,7 @@ use cupola_artifact::{Context, Error, Result, human_bytes, human_count, parse_co
 use cupola_generate::document_start;
 use cupola_records::{Split, read_documents, total_bytes};
 use cupola_tokenizer::Tokenizer;
-use cupola_train::optim::OptimizerConfig;
+use cupola_train::optim::{Optimizer, OptimizerConfig};
 use cupola_train::schedule::ScheduleConfig;
 use cupola_train::{TrainIo, TrainSettings, TrainSummary, train};
 use serde_json::{Map, Value, json};
@@ -35,7 +35,7 @@ impl Stage for PretrainStage {
         cupola_arch::family(&config.family)
             .map_err(|e| Error::usage(e.to_string()).with_hint(e.hint().unwrap_or_default()))?;
         let pretraining = Pretraining { config, derived };
-        cupola_train::optim::Optimizer::new(&pretraining.optimizer())?;
+        Optimizer::new(&pretraining.optimizer())?;
         pretraining.schedule(1).ratio(0, 1)?;
         Ok(Box::new(pretraining))
     }
@@ -49,8 +49,16 @@ struct Pretraining {
 impl Pretraining {
     fn optimizer(&self) -> OptimizerConfig {
         let c = &self.config;
-        let (name, weight_decay, beta2) = (c.optimizer.clone(), c.weight_decay, c.beta2);
-        OptimizerConfig { name, weight_decay, beta2, ..Default::default() }
+        OptimizerConfig {
+            name: c.optimizer.clone(),
+            weight_decay: c.weight_decay,
+            beta2: c.beta2,
+            momentum: c.momentum,
+            nesterov: c.nesterov,
+            adjust_lr: c.adjust_lr,
+            state: c.optimizer_state,
+            ..Default::default()
+        }
     }
 
     fn schedule(&self, steps: u64) -> ScheduleConfig {
@@ -125,7 +133,8 @@ impl Configured for Pretraining {
         let activations = rows * spec.n_layers as f64 * (10.0 * spec.d_model as f64 + 4.0 * spec.d_ff as f64) * 4.0;
         let mut plan = Plan {
             flops,
-            memory_bytes: 16.0 * parameters + activations,
+            // Parameters, their gradients, and what the optimizer remembers.
+            memory_bytes: (8.0 + Optimizer::new(&self.optimizer())?.bytes_per_parameter()) * parameters + activations,
             disk_bytes: 4.0 * parameters,
             // Small models reach about half of the peak.
             seconds: flops / (0.5 * inputs.peak_flops.max(1.0)),
