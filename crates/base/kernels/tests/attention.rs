@@ -4,7 +4,7 @@ use common::{assert_close, assert_same_on_any_threads, assert_slope, at_every_le
 use cupola_kernels::*;
 
 struct Case {
-    shape: AttentionShape,
+    shape: AttentionShape<'static>,
     lo: Vec<u32>,
     hi: Vec<u32>,
 }
@@ -13,8 +13,7 @@ impl Case {
     /// `spans` gives lo..hi for query `i` of a batch row.
     fn new(sizes: [usize; 6], spans: impl Fn(usize) -> (u32, u32)) -> Self {
         let [batch, seq_q, seq_k, n_heads, n_kv_heads, d_head] = sizes;
-        let scale = (d_head as f32).sqrt().recip();
-        let shape = AttentionShape { batch, seq_q, seq_k, n_heads, n_kv_heads, d_head, scale, soft_cap: None };
+        let shape = AttentionShape { seq_k, ..AttentionShape::new(batch, seq_q, [n_heads, n_kv_heads], d_head) };
         let (lo, hi) = (0..batch * seq_q).map(|i| spans(i % seq_q)).unzip();
         Case { shape, lo, hi }
     }
