@@ -1,7 +1,7 @@
 //! The gradients: a task is a stretch of one key head's keys, which it alone adds to, against all queries of its heads.
 //! Where several tasks share queries, each has its own gradient of them; these are added in order.
 
-use super::pack::{FromStrip, RowDots, ToStrip, copy_rows, write_rows};
+use super::pack::{FromPanel, RowDots, ToPanels, copy_rows, write_rows};
 use super::score::Score;
 use super::step::{Block, KEYS, STRIPS, Sizes, Step, Unit};
 use super::strip::{Strip, VECTORS};
@@ -14,6 +14,8 @@ use std::f32::consts::LOG2_E;
 
 /// The keys of a head are split where there would be fewer tasks than this.
 const TASKS: usize = 16;
+/// Into at most so many: each has its own gradient of the queries.
+const SPLITS: usize = 8;
 /// At least so many blocks of keys to a task, which prepares all queries for itself.
 const BLOCKS: usize = 8;
 
@@ -23,7 +25,7 @@ pub(super) fn backward(inputs: &Inputs, saved: &AttentionSaved, d_out: &[f32], g
     if pairs == 0 {
         return;
     }
-    let splits = TASKS.div_ceil(pairs).min(shape.seq_k.div_ceil(KEYS * BLOCKS)).max(1);
+    let splits = TASKS.div_ceil(pairs).min(SPLITS).min(shape.seq_k.div_ceil(KEYS * BLOCKS)).max(1);
     let dk = Out::new(grads.dk, shape.n_kv_heads * shape.d_head);
     let dv = Out::new(grads.dv, shape.n_kv_heads * shape.d_value);
     let dq_len = grads.dq.len();
@@ -165,14 +167,10 @@ impl Task<'_> {
         copy_rows(q, unit.q, sizes.k_row);
         copy_rows(d_out, unit.d_out, sizes.v_row);
         let (width, factor) = (sizes.width, Score::new(shape, h).factor);
-        for n in 0..STRIPS {
-            let q = Mat::strided(&unit.q[n * width * sizes.k_row..], width, shape.d_head, sizes.k_row);
-            let to = &mut unit.q_lanes[n * width * shape.d_head..];
-            simd::run(inputs.level, ToStrip { from: q, to, width, factor });
-            let d_out = Mat::strided(&unit.d_out[n * width * sizes.v_row..], width, shape.d_value, sizes.v_row);
-            let to = &mut unit.d_out_lanes[n * width * shape.d_value..];
-            simd::run(inputs.level, ToStrip { from: d_out, to, width, factor: 1.0 });
-        }
+        let q = Mat::strided(unit.q, STRIPS * width, shape.d_head, sizes.k_row);
+        simd::run(inputs.level, ToPanels { from: q, to: unit.q_lanes, width, factor });
+        let d_rows = Mat::strided(unit.d_out, STRIPS * width, shape.d_value, sizes.v_row);
+        simd::run(inputs.level, ToPanels { from: d_rows, to: unit.d_out_lanes, width, factor: 1.0 });
         unit.delta.fill(0.0);
         simd::run(inputs.level, RowDots { a: of(self.saved.out, shape.d_value), b: d_out, sums: unit.delta });
         // A query that attends nothing has no sum; any large one gives probabilities of zero.
@@ -188,9 +186,13 @@ impl Task<'_> {
     fn block(&self, pairs: &[(&Strips, usize)], units: &mut [f32], (from, count): (usize, usize), block: &mut Block) {
         let (inputs, shape, sizes) = (self.inputs, self.inputs.shape, &self.sizes);
         let (key, padded) = (inputs.key(self.b, from, self.kv_head), count.next_multiple_of(ROWS));
-        let (k, v) = (&mut block.k[..padded * sizes.k_row], &mut block.v[..padded * sizes.v_row]);
-        copy_rows(inputs.keys(inputs.k, key, count, shape.d_head), k, sizes.k_row);
-        copy_rows(inputs.keys(inputs.v, key, count, shape.d_value), v, sizes.v_row);
+        let keys = inputs.keys(inputs.k, key, count, shape.d_head);
+        let values = inputs.keys(inputs.v, key, count, shape.d_value);
+        copy_rows(keys, &mut block.k[..padded * sizes.k_row], sizes.k_row);
+        let to = &mut block.k_panels[..padded * shape.d_head];
+        simd::run(inputs.level, ToPanels { from: keys, to, width: ROWS, factor: 1.0 });
+        let to = &mut block.v_panels[..padded * shape.d_value];
+        simd::run(inputs.level, ToPanels { from: values, to, width: ROWS, factor: 1.0 });
         block.dk.fill(0.0);
         block.dv.fill(0.0);
         for ((strips, h), unit) in pairs.iter().zip(units.chunks_exact_mut(sizes.unit())) {
@@ -214,7 +216,7 @@ impl Task<'_> {
             // SAFETY: the caller's promise.
             unsafe {
                 let to = dq.offset(0, inputs.query(self.b, strip.first, h) * shape.d_head);
-                FromStrip { from, width, factors, to, rows: strip.rows, cols: shape.d_head }.run(inputs.level);
+                FromPanel { from, width, factors, to, rows: strip.rows, cols: shape.d_head }.run(inputs.level);
             }
         }
     }

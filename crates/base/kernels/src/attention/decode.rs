@@ -92,11 +92,11 @@ fn join(inputs: &Inputs, (pair, r): (usize, usize), partial: &[f32], out: &mut [
     let out = &mut out[inputs.query(b, i, h) * d..][..d];
     let lse = &mut lse[(b * shape.n_heads + h) * shape.seq_q + i];
     let parts = || partial.chunks_exact(rows * (d + 2));
-    // A NaN stays.
-    let max = parts().map(|p| p[rows * d + r]).fold(f32::NEG_INFINITY, |a, b| if b <= a { a } else { b });
+    let max = parts().map(|p| p[rows * d + r]).fold(f32::NEG_INFINITY, f32::max);
     out.fill(0.0);
-    if max == f32::NEG_INFINITY {
-        *lse = max;
+    // Not by the maximum, which may hide a NaN.
+    if parts().all(|p| p[rows * (d + 1) + r] == 0.0) {
+        *lse = f32::NEG_INFINITY;
         return;
     }
     let mut sum = 0.0;

@@ -1,6 +1,6 @@
 //! Many queries: a task is some strips of the heads that share a key head, against one block of keys after another.
 
-use super::pack::{FromStrip, ToStrip, copy_rows};
+use super::pack::{FromPanel, ToPanels, copy_rows};
 use super::score::{Score, exp2};
 use super::strip::{Strip, VECTORS};
 use super::tile::{Left, ROWS, Right, product, product_over};
@@ -49,8 +49,7 @@ struct Sizes {
     d_head: usize,
     /// `d_value` in whole tiles.
     d_value: usize,
-    /// Floats per row of copied keys and values.
-    k_row: usize,
+    /// Floats per row of copied values.
     v_row: usize,
 }
 
@@ -61,14 +60,13 @@ impl Sizes {
             width: VECTORS * lanes,
             d_head: inputs.shape.d_head,
             d_value: inputs.shape.d_value.next_multiple_of(ROWS),
-            k_row: inputs.shape.d_head.next_multiple_of(lanes),
             v_row: inputs.shape.d_value.next_multiple_of(lanes),
         }
     }
 
     /// A block of keys and of values, and scores `[KEYS, width]`.
     fn keys(&self) -> usize {
-        KEYS * (self.k_row + self.v_row + self.width)
+        KEYS * (self.d_head + self.v_row + self.width)
     }
 
     /// q `[dh, width]`, out `[dv, width]`, and the running maximum and sum.
@@ -93,13 +91,13 @@ impl Task<'_> {
         let Task { inputs, sizes, b, kv_head, units } = *self;
         let (shape, level) = (inputs.shape, inputs.level);
         let (keys, rest) = room.split_at_mut(sizes.keys());
-        let (k, keys) = keys.split_at_mut(KEYS * sizes.k_row);
+        let (k, keys) = keys.split_at_mut(KEYS * sizes.d_head);
         let (v, scores) = keys.split_at_mut(KEYS * sizes.v_row);
         for ((strip, h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
             let query = inputs.query(b, strip.first, *h);
             let q = inputs.queries(inputs.q, query, strip.rows, sizes.d_head);
             let [to, out, max, sum] = sizes.split(unit);
-            simd::run(level, ToStrip { from: q, to, width: sizes.width, factor: Score::new(shape, *h).factor });
+            simd::run(level, ToPanels { from: q, to, width: sizes.width, factor: Score::new(shape, *h).factor });
             out.fill(0.0);
             max.fill(f32::MIN);
             sum.fill(0.0);
@@ -109,7 +107,8 @@ impl Task<'_> {
             let (from, to) = (block.max(lo / ROWS * ROWS), hi.min(block + KEYS));
             let (key, count) = (inputs.key(b, from, kv_head), to - from);
             let padded = count.next_multiple_of(ROWS);
-            copy_rows(inputs.keys(inputs.k, key, count, shape.d_head), &mut k[..padded * sizes.k_row], sizes.k_row);
+            let (from_k, to) = (inputs.keys(inputs.k, key, count, shape.d_head), &mut k[..padded * sizes.d_head]);
+            simd::run(level, ToPanels { from: from_k, to, width: ROWS, factor: 1.0 });
             copy_rows(inputs.keys(inputs.v, key, count, shape.d_value), &mut v[..padded * sizes.v_row], sizes.v_row);
             for ((strip, h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
                 let ranges = strip.within(from, count);
@@ -127,7 +126,7 @@ impl Task<'_> {
                 finish(strip, lse, max, sum);
                 let to = out.offset(0, inputs.query(b, strip.first, *h) * shape.d_value);
                 let (rows, cols) = (strip.rows, shape.d_value);
-                FromStrip { from, width: sizes.width, factors: sum, to, rows, cols }.run(level);
+                FromPanel { from, width: sizes.width, factors: sum, to, rows, cols }.run(level);
             }
         }
     }
@@ -175,10 +174,10 @@ impl Kernel for Step<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let Sizes { width, d_head, d_value, k_row, v_row } = self.sizes;
+        let Sizes { width, d_head, d_value, v_row } = self.sizes;
         let (lo, hi) = hull(self.ranges[0], self.ranges[1]);
         assert!(width == VECTORS * S::LANES && hi <= KEYS && lo.is_multiple_of(ROWS) && hi.is_multiple_of(ROWS));
-        assert!(self.k.len() >= hi * k_row && self.v.len() >= hi * v_row && self.q.len() >= d_head * width);
+        assert!(self.k.len() >= hi * d_head && self.v.len() >= hi * v_row && self.q.len() >= d_head * width);
         assert!(self.scores.len() >= hi * width && self.out.len() >= d_value * width && v_row >= d_value);
         let mut top = [s.at(self.max, 0), s.at(self.max, S::LANES)];
         for j in (lo..hi).step_by(ROWS) {
@@ -208,7 +207,7 @@ impl Step<'_> {
         let width = VECTORS * S::LANES;
         // SAFETY: the rows from `j` of `k` and the vectors from `first` of `q`.
         let mut tile = unsafe {
-            let left = Left { ptr: self.k.as_ptr().add(j * self.sizes.k_row), row: self.sizes.k_row, step: 1 };
+            let left = Left { ptr: self.k.as_ptr().add(j * self.sizes.d_head), row: 1, step: ROWS };
             let right = Right { ptr: self.q.as_ptr().add(first * S::LANES), step: width };
             product::<S, C>(s, left, right, self.sizes.d_head)
         };

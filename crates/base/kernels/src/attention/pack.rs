@@ -1,4 +1,4 @@
-//! Copies of a head's rows: contiguous and filled up with zeros, or transposed into strips, and back.
+//! Copies of a head's rows: contiguous and filled up with zeros, or transposed into panels, and back.
 
 use crate::gemm::{Mat, Out};
 use crate::simd::{Kernel, Simd};
@@ -15,40 +15,44 @@ pub fn copy_rows(from: Mat, to: &mut [f32], width: usize) {
     }
 }
 
-/// `to[p, r] = factor * from[r, p]`, rows of `width` floats filled up with zeros.
-pub struct ToStrip<'a> {
+/// Panels of `width` rows, each transposed: `to[panel, p, r] = factor * from[panel * width + r, p]`, filled up with
+/// zeros.
+pub struct ToPanels<'a> {
     pub from: Mat<'a>,
     pub to: &'a mut [f32],
     pub width: usize,
     pub factor: f32,
 }
 
-impl Kernel for ToStrip<'_> {
+impl Kernel for ToPanels<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let ToStrip { from, to, width, factor } = self;
-        let (rows, cols, stride) = (from.rows, from.cols, from.row_stride);
-        assert!(rows <= width && to.len() >= cols * width && width.is_multiple_of(S::LANES));
-        assert!(rows == 0 || from.data.len() >= (rows - 1) * stride + cols);
-        let (whole_rows, whole_cols) = (rows / 8 * 8, cols / 8 * 8);
-        for r in (0..whole_rows).step_by(8) {
-            for p in (0..whole_cols).step_by(8) {
-                // SAFETY: rows r..r + 8 and columns p..p + 8 exist in both, by the assertions above.
-                unsafe {
-                    let (from, to) = (from.data.as_ptr().add(r * stride + p), to.as_mut_ptr().add(p * width + r));
-                    s.transpose::<8>(from, stride, to, width);
+        let ToPanels { from, to, width, factor } = self;
+        let (cols, stride) = (from.cols, from.row_stride);
+        assert!(from.rows == 0 || from.data.len() >= (from.rows - 1) * stride + cols);
+        let whole_cols = cols / 8 * 8;
+        for (i, to) in to.chunks_exact_mut(cols * width).enumerate() {
+            let from = &from.data[(i * width * stride).min(from.data.len())..];
+            let rows = self.from.rows.saturating_sub(i * width).min(width);
+            let whole_rows = rows / 8 * 8;
+            for r in (0..whole_rows).step_by(8) {
+                for p in (0..whole_cols).step_by(8) {
+                    // SAFETY: rows r..r + 8 and columns p..p + 8 exist in both, by the assertion above.
+                    unsafe {
+                        let (from, to) = (from.as_ptr().add(r * stride + p), to.as_mut_ptr().add(p * width + r));
+                        s.transpose::<8>(from, stride, to, width);
+                    }
                 }
             }
-        }
-        for p in 0..cols {
-            let start = if p < whole_cols { whole_rows } else { 0 };
-            let row = &mut to[p * width..][..width];
-            (start..rows).for_each(|r| row[r] = from.data[r * stride + p]);
-            row[rows..].fill(0.0);
+            for (p, row) in to.chunks_exact_mut(width).enumerate() {
+                let start = if p < whole_cols { whole_rows } else { 0 };
+                (start..rows).for_each(|r| row[r] = from[r * stride + p]);
+                row[rows..].fill(0.0);
+            }
             if factor != 1.0 {
-                for i in (0..width).step_by(S::LANES) {
-                    s.put(row, i, s.mul(s.at(row, i), s.splat(factor)));
+                for i in (0..to.len()).step_by(S::LANES) {
+                    s.put(to, i, s.mul(s.at(to, i), s.splat(factor)));
                 }
             }
         }
@@ -56,7 +60,7 @@ impl Kernel for ToStrip<'_> {
 }
 
 /// `to[r, p] = from[p, r] * factors[r]` for `rows` by `cols`; `from` has rows of `width` floats and is changed.
-pub struct FromStrip<'a> {
+pub struct FromPanel<'a> {
     pub from: &'a mut [f32],
     pub width: usize,
     pub factors: &'a [f32],
@@ -65,7 +69,7 @@ pub struct FromStrip<'a> {
     pub cols: usize,
 }
 
-impl FromStrip<'_> {
+impl FromPanel<'_> {
     /// # Safety
     /// `to` must be writable for `rows` rows of `cols` floats, by this call alone.
     pub unsafe fn run(self, level: crate::simd::Level) {
@@ -73,13 +77,13 @@ impl FromStrip<'_> {
     }
 }
 
-struct Unpack<'a>(FromStrip<'a>);
+struct Unpack<'a>(FromPanel<'a>);
 
 impl Kernel for Unpack<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let FromStrip { from, width, factors, to, rows, cols } = self.0;
+        let FromPanel { from, width, factors, to, rows, cols } = self.0;
         assert!(rows <= width && from.len() >= cols * width && factors.len() >= width);
         for row in from.chunks_exact_mut(width).take(cols) {
             for i in (0..width).step_by(S::LANES) {
@@ -98,7 +102,7 @@ impl Kernel for Unpack<'_> {
         }
         for r in 0..rows {
             let start = if r < whole_rows { whole_cols } else { 0 };
-            // SAFETY: `FromStrip::run`'s caller owns these rows.
+            // SAFETY: `FromPanel::run`'s caller owns these rows.
             let row = unsafe { to.row(r, 0, cols) };
             (start..cols).for_each(|p| row[p] = from[p * width + r]);
         }

@@ -39,7 +39,7 @@ impl Sizes {
 
     /// Of a [`Block`].
     pub fn block(&self) -> usize {
-        2 * KEYS * (self.k_row + self.v_row + STRIPS * self.width)
+        KEYS * (self.d_head + self.d_value + 2 * self.k_row + self.v_row + 2 * STRIPS * self.width)
     }
 
     /// Of a [`Unit`].
@@ -50,11 +50,13 @@ impl Sizes {
 
 /// A block of keys with its gradients, and room for what lies between queries and keys.
 pub struct Block<'a> {
+    /// Eight keys side by side: `[KEYS / 8, dh, 8]` and `[KEYS / 8, dv, 8]`.
+    pub k_panels: &'a mut [f32],
+    pub v_panels: &'a mut [f32],
     /// `[KEYS, k_row]`
     pub k: &'a mut [f32],
     pub dk: &'a mut [f32],
     /// `[KEYS, v_row]`
-    pub v: &'a mut [f32],
     pub dv: &'a mut [f32],
     /// `[KEYS, STRIPS * width]`
     probs: &'a mut [f32],
@@ -63,9 +65,10 @@ pub struct Block<'a> {
 
 impl<'a> Block<'a> {
     pub fn new(sizes: &Sizes, room: &'a mut [f32]) -> Self {
-        let (k_len, v_len, len) = (KEYS * sizes.k_row, KEYS * sizes.v_row, KEYS * STRIPS * sizes.width);
-        let [k, dk, v, dv, probs, d_scores] = cut(room, [k_len, k_len, v_len, v_len, len, len]);
-        Block { k, dk, v, dv, probs, d_scores }
+        let (k_row, v_row, row) = (sizes.k_row, sizes.v_row, STRIPS * sizes.width);
+        let widths = [sizes.d_head, sizes.d_value, k_row, k_row, v_row, row, row];
+        let [k_panels, v_panels, k, dk, dv, probs, d_scores] = cut(room, widths.map(|w| w * KEYS));
+        Block { k_panels, v_panels, k, dk, dv, probs, d_scores }
     }
 }
 
@@ -156,7 +159,8 @@ impl Step<'_, '_> {
         assert!(sizes.k_row >= sizes.d_tiles() && sizes.k_row.is_multiple_of(S::LANES));
         assert!(sizes.v_row >= sizes.d_value && sizes.v_row.is_multiple_of(S::LANES));
         assert!(block.k.len() == KEYS * sizes.k_row && block.dk.len() == block.k.len());
-        assert!(block.v.len() == KEYS * sizes.v_row && block.dv.len() == block.v.len());
+        assert!(block.k_panels.len() == KEYS * sizes.d_head && block.v_panels.len() == KEYS * sizes.d_value);
+        assert!(block.dv.len() == KEYS * sizes.v_row);
         assert!(block.probs.len() == KEYS * STRIPS * width && block.d_scores.len() == block.probs.len());
         let queries = STRIPS * width;
         assert!(unit.q_lanes.len() == queries * sizes.d_head && unit.d_out_lanes.len() == queries * sizes.d_value);
@@ -194,13 +198,13 @@ impl Step<'_, '_> {
     /// The same for eight keys from `j` and `C` vectors of queries from `first` of the strip.
     #[inline(always)]
     unsafe fn slopes<S: Simd, const C: usize>(&mut self, s: S, n: usize, j: usize, first: usize) {
-        let Sizes { width, d_head, d_value, k_row, v_row } = *self.sizes;
+        let Sizes { width, d_head, d_value, .. } = *self.sizes;
         let (strip, key, at) = (&self.strips[n], self.from + j, first * S::LANES);
         let queries = n * width + at;
         let stride = STRIPS * width;
         // SAFETY: eight rows from `j` of each block, and vectors of strip `n`.
         unsafe {
-            let left = Left { ptr: self.block.k.as_ptr().add(j * k_row), row: k_row, step: 1 };
+            let left = Left { ptr: self.block.k_panels.as_ptr().add(j * d_head), row: 1, step: ROWS };
             let right = Right { ptr: self.unit.q_lanes.as_ptr().add(n * width * d_head + at), step: width };
             let mut scores = product::<S, C>(s, left, right, d_head);
             self.score.apply(s, &mut scores, strip, key, first);
@@ -210,7 +214,7 @@ impl Step<'_, '_> {
                     s.store(probs.add(r * stride + c * S::LANES), scores[r][c]);
                 }
             }
-            let left = Left { ptr: self.block.v.as_ptr().add(j * v_row), row: v_row, step: 1 };
+            let left = Left { ptr: self.block.v_panels.as_ptr().add(j * d_value), row: 1, step: ROWS };
             let right = Right { ptr: self.unit.d_out_lanes.as_ptr().add(n * width * d_value + at), step: width };
             let d_probs = product::<S, C>(s, left, right, d_value);
             let d_scores = self.block.d_scores.as_mut_ptr().add(j * stride + queries);
