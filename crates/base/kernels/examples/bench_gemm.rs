@@ -89,16 +89,7 @@ fn decode(seconds: f64) {
 
 fn attention(seconds: f64) {
     for (batch, seq, n_heads, n_kv_heads, d_head) in [(16, 256, 6, 6, 48), (32, 128, 4, 2, 64), (16, 256, 4, 4, 64)] {
-        let shape = AttentionShape {
-            batch,
-            seq_q: seq,
-            seq_k: seq,
-            n_heads,
-            n_kv_heads,
-            d_head,
-            scale: (d_head as f32).sqrt().recip(),
-            soft_cap: None,
-        };
+        let shape = AttentionShape::new(batch, seq, [n_heads, n_kv_heads], d_head);
         let (rows, kv_rows) = (batch * seq * n_heads * d_head, batch * seq * n_kv_heads * d_head);
         let (q, k, v, d_out) = (vec![0.5; rows], vec![0.25; kv_rows], vec![0.25; kv_rows], vec![0.1; rows]);
         let lo = vec![0; batch * seq];
@@ -116,16 +107,7 @@ fn attention(seconds: f64) {
             "causal attention B {batch} T {seq} H {n_heads}/{n_kv_heads} dh {d_head}: forward {forward}, backward {backward}"
         );
     }
-    let (keys, shape) = (16384, |seq_k| AttentionShape {
-        batch: 1,
-        seq_q: 1,
-        seq_k,
-        n_heads: 16,
-        n_kv_heads: 4,
-        d_head: 64,
-        scale: 0.125,
-        soft_cap: None,
-    });
+    let (keys, shape) = (16384, |seq_k| AttentionShape { seq_k, ..AttentionShape::new(1, 1, [16, 4], 64) });
     let (q, k, mut out, mut lse) = (vec![0.5; 1024], vec![0.25; keys * 256], vec![0.0; 1024], vec![0.0; 16]);
     let spans = Spans { lo: &[0], hi: &[keys as u32] };
     let time = best(seconds, || attention_forward(&q, &k, &k, &mut out, &mut lse, &shape(keys), &spans));

@@ -1,7 +1,11 @@
-//! Exact attention in blocks: the scores of a whole sequence against itself never exist.
+//! Exact attention in blocks: the scores of a whole sequence against itself never exist (Dao et al. 2022).
 //!
 //! Each query attends an interval of its batch row's keys ([`Spans`]), which expresses causal, full, sliding-window,
-//! packed and padded attention alike. Blocks that no query of a block attends are skipped.
+//! packed and padded attention alike. Keys that no query of a strip attends are skipped.
+//!
+//! Scores are kept transposed, `[keys, queries]`: the queries of a strip lie in the lanes of a vector, so that maxima,
+//! sums and probabilities need no work across lanes, and a block of probabilities is at once a factor of the next
+//! product, without being rearranged.
 
 use crate::gemm::Mat;
 use crate::simd;
@@ -9,21 +13,32 @@ use crate::simd;
 mod backward;
 mod decode;
 mod forward;
+mod pack;
+mod score;
 mod softmax;
+mod step;
+mod strip;
+mod tile;
 
-/// Sizes and the score function: `softmax(cap(scale * q · k)) · v`.
+/// Sizes and the score function: `softmax(cap(scale * q · k) + slope * distance) · v`.
 #[derive(Clone, Copy, Debug)]
-pub struct AttentionShape {
+pub struct AttentionShape<'a> {
     pub batch: usize,
     pub seq_q: usize,
     pub seq_k: usize,
     pub n_heads: usize,
     /// Divides `n_heads`; query head `h` uses key head `h / (n_heads / n_kv_heads)`.
     pub n_kv_heads: usize,
+    /// Width of a head of q and k.
     pub d_head: usize,
+    /// Width of a head of v and out.
+    pub d_value: usize,
     pub scale: f32,
-    /// With `Some(c)` a score `s` becomes `c * tanh(s / c)`.
+    /// With `Some(c)` a score `s` becomes `c * tanh(s / c)` (Gemma 2).
     pub soft_cap: Option<f32>,
+    /// ALiBi (Press et al. 2022), `[n_heads]`: adds `slope * (key - query)` to a score, where the last query stands at
+    /// the last key.
+    pub slopes: Option<&'a [f32]>,
 }
 
 /// Per query `[batch * seq_q]`: it attends the keys `lo..hi` of its own batch row. An empty span gives output 0 and a
@@ -34,7 +49,8 @@ pub struct Spans<'a> {
     pub hi: &'a [u32],
 }
 
-/// What the forward pass took and gave: q, out `[B, Tq, H, dh]`, k, v `[B, Tk, Hkv, dh]`, lse `[B, H, Tq]`.
+/// What the forward pass took and gave: q `[B, Tq, H, dh]`, k `[B, Tk, Hkv, dh]`, v `[B, Tk, Hkv, dv]`,
+/// out `[B, Tq, H, dv]`, lse `[B, H, Tq]`.
 #[derive(Clone, Copy)]
 pub struct AttentionSaved<'a> {
     pub q: &'a [f32],
@@ -51,8 +67,8 @@ pub struct AttentionGrads<'a> {
     pub dv: &'a mut [f32],
 }
 
-/// Attention of q `[B, Tq, H, dh]` over k, v `[B, Tk, Hkv, dh]`: out as q, and lse `[B, H, Tq]`, the log of the sum of
-/// the exponentials of each query's scores.
+/// Attention of q `[B, Tq, H, dh]` over k `[B, Tk, Hkv, dh]` and v `[B, Tk, Hkv, dv]`: out `[B, Tq, H, dv]`, and lse
+/// `[B, H, Tq]`, the log of the sum of the exponentials of each query's scores.
 pub fn attention_forward(
     q: &[f32],
     k: &[f32],
@@ -64,9 +80,7 @@ pub fn attention_forward(
 ) {
     let what = "attention_forward";
     shape.check(what, spans);
-    shape.check_queries(what, &[("q", q.len()), ("out", out.len())]);
-    shape.check_keys(what, &[("k", k.len()), ("v", v.len())]);
-    assert_eq!(lse.len(), shape.lse_len(), "{what}: lse has {} floats, shape implies {}", lse.len(), shape.lse_len());
+    shape.check_lengths(what, [q.len(), k.len(), v.len(), out.len(), lse.len()]);
     let inputs = Inputs { q, k, v, shape, spans, level: simd::level() };
     if shape.seq_q <= decode::MAX_QUERIES {
         decode::forward(&inputs, out, lse);
@@ -85,46 +99,65 @@ pub fn attention_backward(
 ) {
     let what = "attention_backward";
     shape.check(what, spans);
-    let (q, out) = (("q", saved.q.len()), ("out", saved.out.len()));
-    shape.check_queries(what, &[q, out, ("d_out", d_out.len()), ("dq", grads.dq.len())]);
-    let (k, v) = (("k", saved.k.len()), ("v", saved.v.len()));
-    shape.check_keys(what, &[k, v, ("dk", grads.dk.len()), ("dv", grads.dv.len())]);
-    let (lse, want) = (saved.lse.len(), shape.lse_len());
-    assert_eq!(lse, want, "{what}: lse has {lse} floats, shape implies {want}");
-    let inputs = Inputs { q: saved.q, k: saved.k, v: saved.v, shape, spans, level: simd::level() };
+    let AttentionSaved { q, k, v, out, lse } = *saved;
+    shape.check_lengths(what, [q.len(), k.len(), v.len(), out.len(), lse.len()]);
+    shape.check_lengths(what, [grads.dq.len(), grads.dk.len(), grads.dv.len(), d_out.len(), lse.len()]);
+    let inputs = Inputs { q, k, v, shape, spans, level: simd::level() };
     backward::backward(&inputs, saved, d_out, grads);
 }
 
-impl AttentionShape {
+impl AttentionShape<'_> {
+    /// Self-attention of `batch` rows of `seq` with heads `[H, Hkv]` of one width, scores scaled by `1 / sqrt(d_head)`.
+    pub fn new(batch: usize, seq: usize, [n_heads, n_kv_heads]: [usize; 2], d_head: usize) -> Self {
+        AttentionShape {
+            batch,
+            seq_q: seq,
+            seq_k: seq,
+            n_heads,
+            n_kv_heads,
+            d_head,
+            d_value: d_head,
+            scale: (d_head as f32).sqrt().recip(),
+            soft_cap: None,
+            slopes: None,
+        }
+    }
+
     fn group(&self) -> usize {
         self.n_heads / self.n_kv_heads
     }
 
-    fn lse_len(&self) -> usize {
-        self.batch * self.n_heads * self.seq_q
+    /// The slope of head `h`; 0 without ALiBi.
+    fn slope(&self, h: usize) -> f32 {
+        self.slopes.map_or(0.0, |slopes| slopes[h])
+    }
+
+    /// The key at whose place query `i` stands.
+    pub(crate) fn position(&self, i: usize) -> f32 {
+        i as f32 + (self.seq_k as f32 - self.seq_q as f32)
     }
 
     fn check(&self, what: &str, spans: &Spans) {
         let (heads, kv) = (self.n_heads, self.n_kv_heads);
         assert!(kv > 0 && heads.is_multiple_of(kv), "{what}: {heads} heads cannot share {kv} key heads evenly");
-        assert!(self.d_head > 0, "{what}: d_head is 0");
+        assert!(self.d_head > 0 && self.d_value > 0, "{what}: a head of width 0 in {self:?}");
+        // Positions are compared as floats.
+        assert!(self.seq_k < 1 << 24, "{what}: {} keys are too many", self.seq_k);
+        let slopes = self.slopes.map_or(heads, <[f32]>::len);
+        assert_eq!(slopes, heads, "{what}: {slopes} slopes for {heads} heads");
         let (queries, lo, hi) = (self.batch * self.seq_q, spans.lo.len(), spans.hi.len());
         assert!(lo == queries && hi == queries, "{what}: {queries} queries, but spans of {lo} and {hi}");
         let end = spans.hi.iter().copied().max().unwrap_or(0) as usize;
         assert!(end <= self.seq_k, "{what}: a span ends at {end}, but there are {} keys", self.seq_k);
     }
 
-    fn check_queries(&self, what: &str, slices: &[(&str, usize)]) {
-        let want = self.batch * self.seq_q * self.n_heads * self.d_head;
-        for (name, len) in slices {
-            assert_eq!(*len, want, "{what}: {name} has {len} floats, [B, Tq, H, dh] = {self:?} implies {want}");
-        }
-    }
-
-    fn check_keys(&self, what: &str, slices: &[(&str, usize)]) {
-        let want = self.batch * self.seq_k * self.n_kv_heads * self.d_head;
-        for (name, len) in slices {
-            assert_eq!(*len, want, "{what}: {name} has {len} floats, [B, Tk, Hkv, dh] = {self:?} implies {want}");
+    /// Checks the lengths of q, k, v, out and lse (or of their gradients).
+    fn check_lengths(&self, what: &str, lengths: [usize; 5]) {
+        let (queries, keys) = (self.batch * self.seq_q * self.n_heads, self.batch * self.seq_k * self.n_kv_heads);
+        let (d, dv) = (self.d_head, self.d_value);
+        let want = [queries * d, keys * d, keys * dv, queries * dv, queries];
+        for ((name, len), want) in ["q", "k", "v", "out", "lse"].iter().zip(lengths).zip(want) {
+            assert_eq!(len, want, "{what}: {name} has {len} floats, {self:?} implies {want}");
         }
     }
 }
@@ -134,38 +167,30 @@ struct Inputs<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
-    shape: &'a AttentionShape,
+    shape: &'a AttentionShape<'a>,
     spans: &'a Spans<'a>,
     level: simd::Level,
 }
 
 impl Inputs<'_> {
-    /// Where query `i` of batch row `b` and head `h` starts in q, out and their gradients.
-    fn query_at(&self, b: usize, i: usize, h: usize) -> usize {
-        ((b * self.shape.seq_q + i) * self.shape.n_heads + h) * self.shape.d_head
+    /// Which query of all batch rows and heads `[B, Tq, H]` is query `i` of batch row `b` and head `h`.
+    fn query(&self, b: usize, i: usize, h: usize) -> usize {
+        (b * self.shape.seq_q + i) * self.shape.n_heads + h
     }
 
-    /// Where key `j` of batch row `b` and key head `h` starts in k, v and their gradients.
-    fn key_at(&self, b: usize, j: usize, h: usize) -> usize {
-        ((b * self.shape.seq_k + j) * self.shape.n_kv_heads + h) * self.shape.d_head
+    /// Which key of all `[B, Tk, Hkv]` is key `j` of batch row `b` and key head `h`.
+    fn key(&self, b: usize, j: usize, h: usize) -> usize {
+        (b * self.shape.seq_k + j) * self.shape.n_kv_heads + h
     }
 
-    /// Floats from one query of a head to the next.
-    fn query_stride(&self) -> usize {
-        self.shape.n_heads * self.shape.d_head
+    /// `rows` queries of one head from `query`, `width` floats each.
+    fn queries<'d>(&self, data: &'d [f32], query: usize, rows: usize, width: usize) -> Mat<'d> {
+        Mat::strided(&data[query * width..], rows, width, self.shape.n_heads * width)
     }
 
-    fn key_stride(&self) -> usize {
-        self.shape.n_kv_heads * self.shape.d_head
-    }
-
-    /// `rows` queries of one head from float `at` of `data`.
-    fn queries<'d>(&self, data: &'d [f32], at: usize, rows: usize) -> Mat<'d> {
-        Mat::strided(&data[at..], rows, self.shape.d_head, self.query_stride())
-    }
-
-    fn keys<'d>(&self, data: &'d [f32], at: usize, rows: usize) -> Mat<'d> {
-        Mat::strided(&data[at..], rows, self.shape.d_head, self.key_stride())
+    /// `rows` keys of one head from `key`, `width` floats each.
+    fn keys<'d>(&self, data: &'d [f32], key: usize, rows: usize, width: usize) -> Mat<'d> {
+        Mat::strided(&data[key * width..], rows, width, self.shape.n_kv_heads * width)
     }
 
     fn span(&self, b: usize, i: usize) -> (usize, usize) {
@@ -174,46 +199,17 @@ impl Inputs<'_> {
     }
 }
 
-/// Queries that are worked on together, and the keys that any of them attends.
-#[derive(Clone, Copy)]
-struct QueryBlock {
-    b: usize,
-    first: usize,
-    rows: usize,
-    keys: (usize, usize),
-}
-
-/// Queries per block: enough to pay for packing the keys, few enough that causal blocks waste little.
-const QUERIES: usize = 48;
-/// Keys per block.
-const KEYS: usize = 256;
-
-impl QueryBlock {
-    fn new(inputs: &Inputs, b: usize, first: usize) -> Self {
-        let rows = QUERIES.min(inputs.shape.seq_q - first);
-        let spans = (first..first + rows).map(|i| inputs.span(b, i)).filter(|(lo, hi)| lo < hi);
-        let keys = spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))).unwrap_or((0, 0));
-        QueryBlock { b, first, rows, keys }
-    }
-
-    /// The blocks of keys: first key and count.
-    fn key_blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (from, to) = self.keys;
-        (from..to).step_by(KEYS).map(move |j| (j, KEYS.min(to - j)))
-    }
-
-    /// Each query's span within `keys` keys from `first_key`; `(0, 0)` where it attends none of them.
-    fn bounds(&self, inputs: &Inputs, first_key: usize, keys: usize) -> [(usize, usize); QUERIES] {
-        let mut bounds = [(0, 0); QUERIES];
-        for r in 0..self.rows {
-            bounds[r] = clip(inputs.span(self.b, self.first + r), first_key, keys);
-        }
-        bounds
+/// The smallest interval around two, of which an empty one does not count.
+fn hull(a: (usize, usize), b: (usize, usize)) -> (usize, usize) {
+    match (a.0 < a.1, b.0 < b.1) {
+        (true, true) => (a.0.min(b.0), a.1.max(b.1)),
+        (true, false) => a,
+        _ => b,
     }
 }
 
-/// The part of a span within `keys` keys from `first`, counted from there.
-fn clip((lo, hi): (usize, usize), first: usize, keys: usize) -> (usize, usize) {
-    let (lo, hi) = (lo.max(first) - first, hi.clamp(first, first + keys) - first);
-    if lo < hi { (lo, hi) } else { (0, 0) }
+/// What two intervals share, `(0, 0)` for nothing.
+fn overlap(a: (usize, usize), b: (usize, usize)) -> (usize, usize) {
+    let both = (a.0.max(b.0), a.1.min(b.1));
+    if both.0 < both.1 { both } else { (0, 0) }
 }

@@ -27,29 +27,33 @@ fn scores(
     spans: &Spans,
     (b, i, h): (usize, usize, usize),
 ) -> Vec<(f64, f64)> {
-    let query = &q[query_at(s, b, i, h)..][..s.d_head];
+    let query = &q[query(s, b, i, h) * s.d_head..][..s.d_head];
     let scale = f64::from(s.scale);
     span(s, spans, b, i)
         .map(|j| {
-            let key = &k[key_at(s, b, j, h)..][..s.d_head];
+            let key = &k[key(s, b, j, h) * s.d_head..][..s.d_head];
             let dot: f64 = query.iter().zip(key).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+            let distance = j as f64 - (i as f64 + s.seq_k as f64 - s.seq_q as f64);
+            let bias = s.slopes.map_or(0.0, |slopes| f64::from(slopes[h]) * distance);
             match s.soft_cap.map(f64::from) {
-                None => (dot * scale, scale),
+                None => (dot * scale + bias, scale),
                 Some(cap) => {
                     let t = (dot * scale / cap).tanh();
-                    (cap * t, scale * (1.0 - t * t))
+                    (cap * t + bias, scale * (1.0 - t * t))
                 }
             }
         })
         .collect()
 }
 
-fn query_at(s: &AttentionShape, b: usize, i: usize, h: usize) -> usize {
-    ((b * s.seq_q + i) * s.n_heads + h) * s.d_head
+/// Which of the queries `[B, Tq, H]`.
+fn query(s: &AttentionShape, b: usize, i: usize, h: usize) -> usize {
+    (b * s.seq_q + i) * s.n_heads + h
 }
 
-fn key_at(s: &AttentionShape, b: usize, j: usize, h: usize) -> usize {
-    ((b * s.seq_k + j) * s.n_kv_heads + h / (s.n_heads / s.n_kv_heads)) * s.d_head
+/// Which of the keys `[B, Tk, Hkv]`.
+fn key(s: &AttentionShape, b: usize, j: usize, h: usize) -> usize {
+    (b * s.seq_k + j) * s.n_kv_heads + h / (s.n_heads / s.n_kv_heads)
 }
 
 fn span(s: &AttentionShape, spans: &Spans, b: usize, i: usize) -> std::ops::Range<usize> {
@@ -58,8 +62,8 @@ fn span(s: &AttentionShape, spans: &Spans, b: usize, i: usize) -> std::ops::Rang
 }
 
 fn queries(s: &AttentionShape) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
-    let s = *s;
-    (0..s.batch * s.n_heads * s.seq_q).map(move |t| (t / s.seq_q / s.n_heads, t % s.seq_q, t / s.seq_q % s.n_heads))
+    let (batch, heads, seq) = (s.batch, s.n_heads, s.seq_q);
+    (0..batch * heads * seq).map(move |t| (t / seq / heads, t % seq, t / seq % heads))
 }
 
 /// See [`crate::attention_forward`].
@@ -77,10 +81,11 @@ pub fn attention_forward(
         let max = scores.iter().fold(f64::NEG_INFINITY, |m, x| m.max(x.0));
         let sum: f64 = scores.iter().map(|x| (x.0 - max).exp()).sum();
         lse[(b * s.n_heads + h) * s.seq_q + i] = (max + sum.ln()) as f32;
-        for d in 0..s.d_head {
+        for d in 0..s.d_value {
+            let value = |j| f64::from(v[key(s, b, j, h) * s.d_value + d]);
             let keys = scores.iter().zip(span(s, spans, b, i));
-            let x: f64 = keys.map(|(x, j)| (x.0 - max).exp() / sum * f64::from(v[key_at(s, b, j, h) + d])).sum();
-            out[query_at(s, b, i, h) + d] = x as f32;
+            let x: f64 = keys.map(|(x, j)| (x.0 - max).exp() / sum * value(j)).sum();
+            out[query(s, b, i, h) * s.d_value + d] = x as f32;
         }
     }
 }
@@ -97,19 +102,22 @@ pub fn attention_backward(
     for (b, i, h) in queries(s) {
         let scores = scores(saved.q, saved.k, s, spans, (b, i, h));
         let lse = f64::from(saved.lse[(b * s.n_heads + h) * s.seq_q + i]);
-        let qi = query_at(s, b, i, h);
+        let query = query(s, b, i, h);
+        let d_out = &d_out[query * s.d_value..][..s.d_value];
         let dot = |x: &[f32], at: usize| -> f64 {
-            (0..s.d_head).map(|d| f64::from(d_out[qi + d]) * f64::from(x[at + d])).sum()
+            d_out.iter().zip(&x[at * s.d_value..]).map(|(d, x)| f64::from(*d) * f64::from(*x)).sum()
         };
-        let delta = dot(saved.out, qi);
+        let delta = dot(saved.out, query);
         for ((score, slope), j) in scores.into_iter().zip(span(s, spans, b, i)) {
-            let kj = key_at(s, b, j, h);
+            let key = key(s, b, j, h);
             let p = (score - lse).exp();
-            let ds = p * (dot(saved.v, kj) - delta) * slope;
+            let ds = p * (dot(saved.v, key) - delta) * slope;
+            for d in 0..s.d_value {
+                dv[key * s.d_value + d] += p * f64::from(d_out[d]);
+            }
             for d in 0..s.d_head {
-                dv[kj + d] += p * f64::from(d_out[qi + d]);
-                dk[kj + d] += ds * f64::from(saved.q[qi + d]);
-                dq[qi + d] += ds * f64::from(saved.k[kj + d]);
+                dk[key * s.d_head + d] += ds * f64::from(saved.q[query * s.d_head + d]);
+                dq[query * s.d_head + d] += ds * f64::from(saved.k[key * s.d_head + d]);
             }
         }
     }

@@ -43,10 +43,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `if a < b { a } else { b }`: a NaN in `b` survives.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `if a < b { yes } else { no }`
+    fn select_less(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     fn sqrt(self, a: Self::V) -> Self::V;
     /// To the nearest integer, for |a| < 2^22.
     fn round(self, a: Self::V) -> Self::V;
-    /// 2^n for integral n in -126..=127.
+    /// 2^n for integral n in -126..=127, and 0 for -127.
     fn pow2(self, n: Self::V) -> Self::V;
     fn reduce_sum(self, a: Self::V) -> f32;
     fn reduce_max(self, a: Self::V) -> f32;

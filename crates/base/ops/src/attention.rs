@@ -9,40 +9,7 @@ use cupola_kernels::{
 };
 
 use crate::host::{HostOp, Output, Saved, apply, erase};
-
-/// Which keys each query attends: those from `lo` to before `hi` in its own row of the batch. An interval expresses
-/// causal and full attention, sliding windows, packed documents and padding.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Mask {
-    /// `[B · T]`.
-    pub lo: Arc<[u32]>,
-    /// `[B · T]`.
-    pub hi: Arc<[u32]>,
-}
-
-impl Mask {
-    /// Each query attends itself and what precedes it, in `batch` rows of `seq`.
-    pub fn causal(batch: usize, seq: usize) -> Self {
-        let hi = (0..batch).flat_map(|_| 1..=seq as u32).collect();
-        Self { lo: vec![0; batch * seq].into(), hi }
-    }
-
-    /// Causal attention within segments: neighbours with equal segment numbers belong together.
-    pub fn causal_segments(segments: &[u32], seq: usize) -> Self {
-        let mut lo = Vec::with_capacity(segments.len());
-        for row in segments.chunks(seq) {
-            let mut start = 0;
-            for (i, segment) in row.iter().enumerate() {
-                if i > 0 && row[i - 1] != *segment {
-                    start = i as u32;
-                }
-                lo.push(start);
-            }
-        }
-        let hi = (0..segments.len()).map(|i| (i % seq) as u32 + 1).collect();
-        Self { lo: lo.into(), hi }
-    }
-}
+use crate::mask::Mask;
 
 /// The sizes of an attention operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,25 +31,44 @@ impl Heads {
     }
 }
 
+/// What attention may do besides the plain `softmax(q·kᵀ / sqrt(d_head))·v`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AttentionOptions {
+    /// Width of a head of v and of the result, where it is not that of q and k.
+    pub d_value: Option<usize>,
+    /// What scores are multiplied by instead of `1 / sqrt(d_head)`.
+    pub scale: Option<f32>,
+    /// With `c` a score `s` becomes `c * tanh(s / c)` (Gemma 2).
+    pub soft_cap: Option<f32>,
+    /// ALiBi (Press et al. 2022), `[n_heads]`: adds `slope * (key - query)` to a score. See [`alibi_slopes`].
+    pub slopes: Option<Arc<[f32]>>,
+}
+
+/// The slopes of Press et al. (2022): for a power of two the geometric series from `2^(-8 / n)` with that ratio, for
+/// other numbers of heads filled up with every second slope of the next larger power of two.
+pub fn alibi_slopes(n_heads: usize) -> Arc<[f32]> {
+    let series = |n: usize| (1..=n).map(move |h| (-8.0 * h as f32 / n as f32).exp2());
+    let whole = if n_heads.is_power_of_two() { n_heads } else { n_heads.next_power_of_two() / 2 };
+    series(whole).chain(series(2 * whole).step_by(2)).take(n_heads).collect()
+}
+
 #[derive(Debug)]
 struct Attention {
     heads: Heads,
     mask: Mask,
+    options: AttentionOptions,
 }
 
 impl Attention {
-    fn shape(&self) -> AttentionShape {
+    fn shape(&self) -> AttentionShape<'_> {
         let Heads { batch, n_heads, n_kv_heads, d_head } = self.heads;
-        let seq = self.mask.lo.len() / batch;
+        let plain = AttentionShape::new(batch, self.mask.lo.len() / batch, [n_heads, n_kv_heads], d_head);
         AttentionShape {
-            batch,
-            seq_q: seq,
-            seq_k: seq,
-            n_heads,
-            n_kv_heads,
-            d_head,
-            scale: self.heads.scale(),
-            soft_cap: None,
+            d_value: self.options.d_value.unwrap_or(d_head),
+            scale: self.options.scale.unwrap_or(self.heads.scale()),
+            soft_cap: self.options.soft_cap,
+            slopes: self.options.slopes.as_deref(),
+            ..plain
         }
     }
 
@@ -95,10 +81,11 @@ impl HostOp<3> for Attention {
     const KEEP_OUTPUT: bool = true;
 
     fn forward(&self, [q, k, v]: [&[f32]; 3], _: bool) -> Output {
-        let rows = self.mask.lo.len();
-        let (mut out, mut lse) = (room(q.len()), room(rows * self.heads.n_heads));
-        attention_forward(q, k, v, &mut out, &mut lse, &self.shape(), &self.spans());
-        Output { shape: vec![rows, self.heads.n_heads * self.heads.d_head], data: out, saved: vec![lse] }
+        let (rows, shape) = (self.mask.lo.len(), self.shape());
+        let width = self.heads.n_heads * shape.d_value;
+        let (mut out, mut lse) = (room(rows * width), room(rows * self.heads.n_heads));
+        attention_forward(q, k, v, &mut out, &mut lse, &shape, &self.spans());
+        Output { shape: vec![rows, width], data: out, saved: vec![lse] }
     }
 
     fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 3] {
@@ -114,31 +101,56 @@ impl HostOp<3> for Attention {
 /// `softmax(q·kᵀ / sqrt(d_head))·v` under a mask (Vaswani et al. 2017), never storing T x T: q `[B·T, H·dh]`, k and v
 /// `[B·T, Hkv·dh]`.
 pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, mask: &Mask) -> Tensor<2> {
+    attention_with(q, k, v, heads, mask, &AttentionOptions::default())
+}
+
+/// [`attention`] with further options: v `[B·T, Hkv·dv]`, result `[B·T, H·dv]`.
+pub fn attention_with(
+    q: Tensor<2>,
+    k: Tensor<2>,
+    v: Tensor<2>,
+    heads: Heads,
+    mask: &Mask,
+    options: &AttentionOptions,
+) -> Tensor<2> {
     if !crate::is_host(&q.device()) {
-        return composed(q, k, v, heads, mask);
+        return composed([q, k, v], heads, mask, options);
     }
-    apply(Attention { heads, mask: mask.clone() }, [erase(q), erase(k), erase(v)])
+    apply(Attention { heads, mask: mask.clone(), options: options.clone() }, [erase(q), erase(k), erase(v)])
 }
 
 /// The same from the tensor library's operations, with the whole T x T matrix.
-pub(crate) fn composed(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, mask: &Mask) -> Tensor<2> {
+pub(crate) fn composed([q, k, v]: [Tensor<2>; 3], heads: Heads, mask: &Mask, options: &AttentionOptions) -> Tensor<2> {
     let Heads { batch, n_heads, n_kv_heads, d_head } = heads;
     let seq = mask.lo.len() / batch;
-    let groups = n_heads / n_kv_heads;
+    let d_value = options.d_value.unwrap_or(d_head);
     let device = q.device();
-    let split = |t: Tensor<2>, h: usize| t.reshape([batch, seq, h, d_head]).swap_dims(1, 2); // [B, h, T, dh]
-    let expand = |t: Tensor<4>| {
-        let t: Tensor<5> = t.reshape([batch, n_kv_heads, 1, seq, d_head]);
-        t.repeat_dim(2, groups).reshape([batch, n_heads, seq, d_head])
+    let split = |t: Tensor<2>, h: usize, d: usize| t.reshape([batch, seq, h, d]).swap_dims(1, 2); // [B, h, T, d]
+    let expand = |t: Tensor<2>, d: usize| {
+        let t: Tensor<5> = split(t, n_kv_heads, d).reshape([batch, n_kv_heads, 1, seq, d]);
+        t.repeat_dim(2, n_heads / n_kv_heads).reshape([batch, n_heads, seq, d])
     };
-    let (q, k, v) = (split(q, n_heads), expand(split(k, n_kv_heads)), expand(split(v, n_kv_heads)));
-    let hidden = hidden_mask(mask, batch, seq, &device);
-    let scores = q.matmul(k.transpose()).mul_scalar(heads.scale()).mask_fill(hidden, -1.0e30);
-    let out = softmax(scores, 3).matmul(v).swap_dims(1, 2).reshape([batch * seq, n_heads * d_head]);
+    let (q, k, v) = (split(q, n_heads, d_head), expand(k, d_head), expand(v, d_value));
+    let mut scores = q.matmul(k.transpose()).mul_scalar(options.scale.unwrap_or(heads.scale()));
+    if let Some(cap) = options.soft_cap {
+        scores = scores.div_scalar(cap).tanh().mul_scalar(cap);
+    }
+    if let Some(slopes) = &options.slopes {
+        scores = scores + bias(slopes, seq, &device);
+    }
+    let scores = scores.mask_fill(hidden_mask(mask, batch, seq, &device), -1.0e30);
+    let out = softmax(scores, 3).matmul(v).swap_dims(1, 2).reshape([batch * seq, n_heads * d_value]);
     // A query that attends nothing gives zero, not the mean of all values.
     let empty = mask.lo.iter().zip(mask.hi.iter()).map(|(lo, hi)| f32::from(lo < hi)).collect::<Vec<_>>();
     let keep = Tensor::<2>::from_data(TensorData::new(empty, [batch * seq, 1]), &device);
     out * keep
+}
+
+/// ALiBi: `slope * (key - query)`, `[1, H, T, T]`.
+fn bias(slopes: &[f32], seq: usize, device: &Device) -> Tensor<4> {
+    let distances = || (0..seq).flat_map(|i| (0..seq).map(move |j| j as f32 - i as f32));
+    let bias: Vec<f32> = slopes.iter().flat_map(|slope| distances().map(move |d| slope * d)).collect();
+    Tensor::from_data(TensorData::new(bias, [1, slopes.len(), seq, seq]), device)
 }
 
 /// True where a query does not attend a key: `[B, 1, T, T]`.

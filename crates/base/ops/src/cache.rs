@@ -64,16 +64,8 @@ fn host(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, spans: &mut [Spa
         let total = cache.host_k.len() / kv_width;
         let lo = vec![0; rows];
         let hi: Vec<u32> = (0..rows).map(|i| (total - rows + i + 1) as u32).collect();
-        let shape = AttentionShape {
-            batch: 1,
-            seq_q: rows,
-            seq_k: total,
-            n_heads: heads.n_heads,
-            n_kv_heads: heads.n_kv_heads,
-            d_head: heads.d_head,
-            scale: heads.scale(),
-            soft_cap: None,
-        };
+        let of = [heads.n_heads, heads.n_kv_heads];
+        let shape = AttentionShape { seq_k: total, ..AttentionShape::new(1, rows, of, heads.d_head) };
         let mut lse = vec![0.0; rows * heads.n_heads];
         attention_forward(q, &cache.host_k, &cache.host_v, out, &mut lse, &shape, &Spans { lo: &lo, hi: &hi });
     });

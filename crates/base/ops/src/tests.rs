@@ -123,21 +123,48 @@ fn attention_equals_its_composed_form() {
     {
         let heads = Heads { batch, n_heads, n_kv_heads, d_head };
         let segments: Vec<u32> = (0..batch * seq).map(|i| (i % seq) as u32 * 3 / seq as u32).collect();
-        for (name, mask) in [("causal", Mask::causal(batch, seq)), ("segments", Mask::causal_segments(&segments, seq))]
+        let padded: Vec<_> = (0..batch).map(|b| b.min(seq / 3)..seq - seq / 4).collect();
+        let causal = Mask::causal(batch, seq);
+        let masks = [
+            ("causal", causal.clone()),
+            ("segments", Mask::causal_segments(&segments, seq)),
+            ("full segments", Mask::segments(&segments, seq)),
+            ("window", Mask::window(batch, seq, 4, 2)),
+            ("padded", Mask::padded(&padded, seq).and(&causal)),
+        ];
+        let plain = AttentionOptions::default();
+        let options = [
+            plain.clone(),
+            AttentionOptions { soft_cap: Some(0.7), scale: Some(0.4), ..plain.clone() },
+            AttentionOptions { slopes: Some(alibi_slopes(n_heads)), d_value: Some(d_head + 3), ..plain },
+        ];
+        for ((name, mask), options) in masks.iter().flat_map(|mask| options.iter().map(move |options| (mask, options)))
         {
             let rows = batch * seq;
+            let d_value = options.d_value.unwrap_or(d_head);
             same(
-                &format!("attention {name} {batch}x{seq}"),
+                &format!("attention {name} {batch}x{seq} {options:?}"),
                 [
                     leaf([rows, n_heads * d_head], 9),
                     leaf([rows, n_kv_heads * d_head], 10),
-                    leaf([rows, n_kv_heads * d_head], 11),
+                    leaf([rows, n_kv_heads * d_value], 11),
                 ],
-                |[q, k, v]| attention(q, k, v, heads, &mask),
-                |[q, k, v]| crate::attention::composed(q, k, v, heads, &mask),
+                |[q, k, v]| attention_with(q, k, v, heads, mask, options),
+                |inputs| crate::attention::composed(inputs, heads, mask, options),
             );
         }
     }
+}
+
+#[test]
+fn alibi_slopes_are_those_of_the_paper() {
+    assert_eq!(alibi_slopes(8).to_vec(), [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625]);
+    close("3 heads", &alibi_slopes(3), &[0.0625, 0.00390625, 0.25]);
+    close(
+        "12 heads",
+        &alibi_slopes(12)[7..],
+        &[0.00390625, 0.5f32.sqrt(), 0.125f32.sqrt(), 0.03125f32.sqrt(), 0.0078125f32.sqrt()],
+    );
 }
 
 #[test]

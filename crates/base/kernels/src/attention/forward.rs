@@ -1,82 +1,262 @@
-//! Many queries: a task is a block of queries of one key head's group.
+//! Many queries: a task is some strips of the heads that share a key head, against one block of keys after another.
 
-use super::softmax::{Online, Scores};
-use super::{Inputs, KEYS, QUERIES, QueryBlock};
-use crate::gemm::{Mat, Out, product_serial};
-use crate::{scratch, simd};
+use super::pack::{FromPanel, ToPanels, copy_rows};
+use super::score::{Score, exp2};
+use super::strip::{Strip, VECTORS};
+use super::tile::{Left, ROWS, Right, product, product_over};
+use super::{Inputs, hull};
+use crate::gemm::Out;
+use crate::scratch;
+use crate::simd::{self, Kernel, Simd};
 use rayon::prelude::*;
+use std::f32::consts::LN_2;
+
+/// Keys per block: what a strip needs of them stays in the first cache while it is used.
+const KEYS: usize = 128;
+/// Strips per task: enough to pay for copying the keys, few enough for the second cache.
+const STRIPS: usize = 16;
+/// Tasks are made smaller, down to four strips, where there would be fewer than this.
+const TASKS: usize = 32;
 
 pub(super) fn forward(inputs: &Inputs, out: &mut [f32], lse: &mut [f32]) {
     let shape = inputs.shape;
-    let blocks = shape.seq_q.div_ceil(QUERIES);
-    let out = Out::new(out, inputs.query_stride());
+    let sizes = Sizes::new(inputs);
+    let (group, pairs) = (shape.group(), shape.batch * shape.n_kv_heads);
+    let strips = shape.seq_q.div_ceil(sizes.width) * group;
+    let per_task = (pairs * strips / TASKS).clamp(4, STRIPS);
+    let tasks = strips.div_ceil(per_task);
+    let out = Out::new(out, shape.n_heads * shape.d_value);
     let lse = Out::new(lse, shape.seq_q);
-    (0..shape.batch * shape.n_kv_heads * blocks).into_par_iter().with_max_len(1).for_each(|t| {
-        let (b, kv_head, block) = (t / blocks / shape.n_kv_heads, t / blocks % shape.n_kv_heads, t % blocks);
-        let block = QueryBlock::new(inputs, b, block * QUERIES);
-        for h in kv_head * shape.group()..(kv_head + 1) * shape.group() {
-            // SAFETY: the rows of this block and head in `out` and `lse` are this task's.
-            unsafe {
-                let out = out.offset(0, inputs.query_at(b, block.first, h));
-                let lse = lse.row(b * shape.n_heads + h, block.first, block.rows);
-                head(inputs, block, h, out, lse);
-            }
-        }
+    (0..pairs * tasks).into_par_iter().with_max_len(1).for_each(|t| {
+        // The last strips of causal attention take longest, so they come first.
+        let (pair, task) = (t % pairs, tasks - 1 - t / pairs);
+        let (b, kv_head) = (pair / shape.n_kv_heads, pair % shape.n_kv_heads);
+        let strips = task * per_task..strips.min((task + 1) * per_task);
+        let units: Vec<(Strip, usize)> =
+            strips.map(|u| (Strip::new(inputs, b, u / group * sizes.width), kv_head * group + u % group)).collect();
+        // SAFETY: the rows of these strips and heads in `out` and `lse` are this task's.
+        scratch::with(sizes.keys() + units.len() * sizes.unit(), |room| unsafe {
+            Task { inputs, sizes, b, kv_head, units: &units }.run(room, out, lse);
+        });
     });
 }
 
-/// One block of queries of head `h`.
-///
-/// # Safety
-/// `out` must be writable for the block's rows of `d_head` floats, by this call alone.
-unsafe fn head(inputs: &Inputs, block: QueryBlock, h: usize, out: Out, lse: &mut [f32]) {
-    let (shape, level, rows) = (inputs.shape, inputs.level, block.rows);
-    let kv_head = h / shape.group();
-    let q = inputs.queries(inputs.q, inputs.query_at(block.b, block.first, h), rows);
-    let (mut max, mut sum, mut fade) = ([f32::NEG_INFINITY; QUERIES], [0.0; QUERIES], [0.0; QUERIES]);
-    scratch::with(QUERIES * KEYS, |scores| {
-        for (j, keys) in block.key_blocks() {
-            let at = inputs.key_at(block.b, j, kv_head);
-            let (k, v) = (inputs.keys(inputs.k, at, keys), inputs.keys(inputs.v, at, keys));
-            let data = &mut scores[..rows * keys];
-            let first = j == block.keys.0;
-            let bounds = block.bounds(inputs, j, keys);
-            // SAFETY: `data` holds rows x keys; the views were cut from checked slices; `out` is the caller's promise.
+/// How much room things take, in floats.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Queries of a strip.
+    width: usize,
+    d_head: usize,
+    /// `d_value` in whole tiles.
+    d_value: usize,
+    /// Floats per row of copied values.
+    v_row: usize,
+}
+
+impl Sizes {
+    fn new(inputs: &Inputs) -> Self {
+        let lanes = simd::lanes(inputs.level);
+        Sizes {
+            width: VECTORS * lanes,
+            d_head: inputs.shape.d_head,
+            d_value: inputs.shape.d_value.next_multiple_of(ROWS),
+            v_row: inputs.shape.d_value.next_multiple_of(lanes),
+        }
+    }
+
+    /// A block of keys and of values, and scores `[KEYS, width]`.
+    fn keys(&self) -> usize {
+        KEYS * (self.d_head + self.v_row + self.width)
+    }
+
+    /// q `[dh, width]`, out `[dv, width]`, and the running maximum and sum.
+    fn unit(&self) -> usize {
+        (self.d_head + self.d_value + 2) * self.width
+    }
+}
+
+struct Task<'a> {
+    inputs: &'a Inputs<'a>,
+    sizes: Sizes,
+    b: usize,
+    kv_head: usize,
+    /// Strips and their heads.
+    units: &'a [(Strip, usize)],
+}
+
+impl Task<'_> {
+    /// # Safety
+    /// The rows of the strips and heads in `out` and `lse` must be this call's alone.
+    unsafe fn run(&self, room: &mut [f32], out: Out, lse: Out) {
+        let Task { inputs, sizes, b, kv_head, units } = *self;
+        let (shape, level) = (inputs.shape, inputs.level);
+        let (keys, rest) = room.split_at_mut(sizes.keys());
+        let (k, keys) = keys.split_at_mut(KEYS * sizes.d_head);
+        let (v, scores) = keys.split_at_mut(KEYS * sizes.v_row);
+        for ((strip, h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
+            let query = inputs.query(b, strip.first, *h);
+            let q = inputs.queries(inputs.q, query, strip.rows, sizes.d_head);
+            let [to, out, max, sum] = sizes.split(unit);
+            simd::run(level, ToPanels { from: q, to, width: sizes.width, factor: Score::new(shape, *h).factor });
+            out.fill(0.0);
+            max.fill(f32::MIN);
+            sum.fill(0.0);
+        }
+        let (lo, hi) = units.iter().fold((0, 0), |keys, (strip, _)| hull(keys, strip.keys()));
+        for block in (lo / KEYS * KEYS..hi).step_by(KEYS) {
+            let (from, to) = (block.max(lo / ROWS * ROWS), hi.min(block + KEYS));
+            let (key, count) = (inputs.key(b, from, kv_head), to - from);
+            let padded = count.next_multiple_of(ROWS);
+            let (from_k, to) = (inputs.keys(inputs.k, key, count, shape.d_head), &mut k[..padded * sizes.d_head]);
+            simd::run(level, ToPanels { from: from_k, to, width: ROWS, factor: 1.0 });
+            copy_rows(inputs.keys(inputs.v, key, count, shape.d_value), &mut v[..padded * sizes.v_row], sizes.v_row);
+            for ((strip, h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
+                let ranges = strip.within(from, count);
+                let score = Score::new(shape, *h);
+                let [q, out, max, sum] = sizes.split(unit);
+                let (k, v) = (&*k, &*v);
+                simd::run(level, Step { sizes, strip, score, from, ranges, k, v, q, scores, out, max, sum });
+            }
+        }
+        for ((strip, h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
+            let [_, from, max, sum] = sizes.split(unit);
+            // SAFETY: these rows are ours, by the caller's promise.
             unsafe {
-                product_serial(level, Out::new(data, keys), q, k.t(), false);
-                let scores = Scores { data: &mut *data, cols: keys, bounds: &bounds[..rows], shape };
-                simd::run(level, Online { scores, max: &mut max, sum: &mut sum, fade: &mut fade });
-                if !first {
-                    multiply_rows(out, shape.d_head, &fade[..rows]);
+                let lse = lse.row(b * shape.n_heads + h, strip.first, strip.rows);
+                finish(strip, lse, max, sum);
+                let to = out.offset(0, inputs.query(b, strip.first, *h) * shape.d_value);
+                let (rows, cols) = (strip.rows, shape.d_value);
+                FromPanel { from, width: sizes.width, factors: sum, to, rows, cols }.run(level);
+            }
+        }
+    }
+}
+
+impl Sizes {
+    fn split<'a>(&self, unit: &'a mut [f32]) -> [&'a mut [f32]; 4] {
+        let (q, rest) = unit.split_at_mut(self.d_head * self.width);
+        let (out, rest) = rest.split_at_mut(self.d_value * self.width);
+        let (max, sum) = rest.split_at_mut(self.width);
+        [q, out, max, sum]
+    }
+}
+
+/// Turns each query's sum into what its output is to be multiplied by.
+fn finish(strip: &Strip, lse: &mut [f32], max: &[f32], sum: &mut [f32]) {
+    for r in 0..strip.rows {
+        lse[r] = max[r] * LN_2 + sum[r].ln();
+        sum[r] = sum[r].recip();
+        if strip.is_empty(r) {
+            (lse[r], sum[r]) = (f32::NEG_INFINITY, 0.0);
+        }
+    }
+    sum[strip.rows..].fill(0.0);
+}
+
+/// One strip of one head against a block of keys from `from`.
+struct Step<'a> {
+    sizes: Sizes,
+    strip: &'a Strip,
+    score: Score,
+    from: usize,
+    /// The keys of the block that each vector of queries needs.
+    ranges: [(usize, usize); VECTORS],
+    k: &'a [f32],
+    v: &'a [f32],
+    q: &'a [f32],
+    scores: &'a mut [f32],
+    out: &'a mut [f32],
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+}
+
+impl Kernel for Step<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        let Sizes { width, d_head, d_value, v_row } = self.sizes;
+        let (lo, hi) = hull(self.ranges[0], self.ranges[1]);
+        assert!(width == VECTORS * S::LANES && hi <= KEYS && lo.is_multiple_of(ROWS) && hi.is_multiple_of(ROWS));
+        assert!(self.k.len() >= hi * d_head && self.v.len() >= hi * v_row && self.q.len() >= d_head * width);
+        assert!(self.scores.len() >= hi * width && self.out.len() >= d_value * width && v_row >= d_value);
+        let mut top = [s.at(self.max, 0), s.at(self.max, S::LANES)];
+        for j in (lo..hi).step_by(ROWS) {
+            let [first, second] = self.ranges.map(|(lo, hi)| lo <= j && j < hi);
+            // SAFETY: the keys j..j + 8 lie inside the block, by the assertions above.
+            unsafe {
+                match (first, second) {
+                    (true, true) => self.scores::<S, 2>(s, j, 0, &mut top),
+                    (true, false) => self.scores::<S, 1>(s, j, 0, &mut top),
+                    (false, true) => self.scores::<S, 1>(s, j, 1, &mut top),
+                    (false, false) => {}
                 }
-                let probs = Mat::new(data, rows, keys);
-                product_serial(level, out, probs, v, !first);
             }
         }
-    });
-    for r in 0..rows {
-        lse[r] = max[r] + sum[r].ln();
-        fade[r] = if sum[r] == 0.0 { 0.0 } else { sum[r].recip() };
-    }
-    // SAFETY: the caller's promise.
-    unsafe {
-        if block.keys.0 == block.keys.1 {
-            (0..rows).for_each(|r| out.row(r, 0, shape.d_head).fill(0.0));
-        } else {
-            multiply_rows(out, shape.d_head, &fade[..rows]);
+        let fade = [self.exponentials(s, 0, top[0]), self.exponentials(s, 1, top[1])];
+        for i in (0..d_value).step_by(ROWS) {
+            // SAFETY: columns i..i + 8 of `v` and rows i..i + 8 of `out` exist, by the assertions above.
+            unsafe { self.values(s, i, fade) };
         }
     }
 }
 
-/// Multiplies row `r` of `out` by `factors[r]`.
-///
-/// # Safety
-/// The rows must be writable, by this call alone.
-unsafe fn multiply_rows(out: Out, d: usize, factors: &[f32]) {
-    for (r, &f) in factors.iter().enumerate() {
-        if f != 1.0 {
-            // SAFETY: the caller's promise.
-            unsafe { out.row(r, 0, d) }.iter_mut().for_each(|x| *x *= f);
+impl Step<'_> {
+    /// The scores of eight keys from `j` of the block for `C` vectors of queries from `first`, and the largest so far.
+    #[inline(always)]
+    unsafe fn scores<S: Simd, const C: usize>(&mut self, s: S, j: usize, first: usize, top: &mut [S::V; VECTORS]) {
+        let width = VECTORS * S::LANES;
+        // SAFETY: the rows from `j` of `k` and the vectors from `first` of `q`.
+        let mut tile = unsafe {
+            let left = Left { ptr: self.k.as_ptr().add(j * self.sizes.d_head), row: 1, step: ROWS };
+            let right = Right { ptr: self.q.as_ptr().add(first * S::LANES), step: width };
+            product::<S, C>(s, left, right, self.sizes.d_head)
+        };
+        self.score.apply(s, &mut tile, self.strip, self.from + j, first);
+        // SAFETY: rows j..j + 8 of the scores.
+        let to = unsafe { self.scores.as_mut_ptr().add(j * width + first * S::LANES) };
+        for r in 0..ROWS {
+            for c in 0..C {
+                top[first + c] = s.max(top[first + c], tile[r][c]);
+                // SAFETY: as above.
+                unsafe { s.store(to.add(r * width + c * S::LANES), tile[r][c]) };
+            }
+        }
+    }
+
+    /// Turns the scores of vector `v` into exponentials relative to the largest so far, `top`; returns what earlier
+    /// results are to be multiplied by.
+    #[inline(always)]
+    fn exponentials<S: Simd>(&mut self, s: S, v: usize, top: S::V) -> S::V {
+        let (width, at) = (VECTORS * S::LANES, v * S::LANES);
+        let fade = exp2(s, s.sub(s.at(self.max, at), top));
+        s.put(self.max, at, top);
+        let mut sum = s.mul(s.at(self.sum, at), fade);
+        let (lo, hi) = self.ranges[v];
+        for row in self.scores[lo * width..hi * width].chunks_exact_mut(width) {
+            let e = exp2(s, s.sub(s.at(row, at), top));
+            sum = s.add(sum, e);
+            s.put(row, at, e);
+        }
+        s.put(self.sum, at, sum);
+        fade
+    }
+
+    /// `out = out * fade + values · exponentials` for eight columns of the values from `i`.
+    #[inline(always)]
+    unsafe fn values<S: Simd>(&mut self, s: S, i: usize, fade: [S::V; VECTORS]) {
+        let (width, row) = (VECTORS * S::LANES, self.sizes.v_row);
+        // SAFETY: the keys of the ranges lie inside the block, and the scores of a range were computed.
+        unsafe {
+            let left = Left { ptr: self.v.as_ptr().add(i), row: 1, step: row };
+            let right = Right { ptr: self.scores.as_ptr(), step: width };
+            let tile = product_over(s, left, right, self.ranges);
+            let to = self.out.as_mut_ptr().add(i * width);
+            for r in 0..ROWS {
+                for v in 0..VECTORS {
+                    let to = to.add(r * width + v * S::LANES);
+                    s.store(to, s.fma(s.load(to), fade[v], tile[r][v]));
+                }
+            }
         }
     }
 }

@@ -60,6 +60,10 @@ impl Simd for Portable {
         zip(a, b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
+    fn select_less(self, a: V, b: V, yes: V, no: V) -> V {
+        std::array::from_fn(|i| if a[i] < b[i] { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
     fn sqrt(self, a: V) -> V {
         a.map(f32::sqrt)
     }

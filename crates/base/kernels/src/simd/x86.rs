@@ -71,6 +71,10 @@ impl Simd for Avx2 {
         op!(_mm256_min_ps(a, b))
     }
     #[inline(always)]
+    fn select_less(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+        op!(_mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)))
+    }
+    #[inline(always)]
     fn sqrt(self, a: __m256) -> __m256 {
         op!(_mm256_sqrt_ps(a))
     }
@@ -159,6 +163,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn select_less(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        op!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes))
     }
     #[inline(always)]
     fn sqrt(self, a: __m512) -> __m512 {
