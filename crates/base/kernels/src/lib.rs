@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod embedding;
+mod experts;
 mod gemm;
 mod loss;
 mod map;
@@ -23,6 +24,11 @@ mod softmax;
 pub use activation::{swiglu_backward, swiglu_forward};
 pub use attention::{AttentionGrads, AttentionSaved, AttentionShape, Spans, attention_backward, attention_forward};
 pub use embedding::{embedding_backward, embedding_forward};
+pub use experts::{
+    Balance, CombineSaved, ExpertOrder, Scores, expert_combine, expert_combine_backward, expert_gather,
+    expert_gather_backward, grouped_input_grad, grouped_matmul, grouped_weight_grad, pick_backward, pick_forward,
+    router_scores, router_scores_backward, router_z_backward, router_z_loss, top_k,
+};
 pub use gemm::{Mat, matmul};
 pub use loss::{IGNORE, LinearLoss, linear_cross_entropy, linear_nll_backward, linear_nll_forward};
 pub use norm::{rms_norm_backward, rms_norm_forward};

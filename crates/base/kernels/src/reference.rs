@@ -3,6 +3,10 @@
 
 use crate::{AdamW, AttentionGrads, AttentionSaved, AttentionShape, IGNORE, LinearLoss, Mat, Q8, RopeTable, Spans};
 
+mod experts;
+
+pub use experts::*;
+
 /// See [`crate::matmul`].
 pub fn matmul(c: &mut [f32], a: Mat, b: Mat, accumulate: bool) {
     let at = |m: &Mat, i: usize, j: usize| f64::from(m.data[i * m.row_stride + j * m.col_stride]);
