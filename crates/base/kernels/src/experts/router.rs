@@ -139,7 +139,8 @@ fn width(what: &str, scores: usize, n_experts: usize, chosen: usize, weights: us
 pub struct Balance {
     /// `E * f_e / N` per expert: the gradient of the loss for each score of that expert.
     pub slope: Vec<f32>,
-    tokens: usize,
+    /// `N`.
+    pub tokens: usize,
 }
 
 impl Balance {
