@@ -15,6 +15,7 @@ mod norm;
 mod optim;
 mod peak;
 mod quant;
+mod recurrent;
 pub mod reference;
 mod rope;
 mod scratch;
@@ -35,6 +36,9 @@ pub use norm::{rms_norm_backward, rms_norm_forward};
 pub use optim::{AdamW, adamw, sum_of_squares};
 pub use peak::{measure_bandwidth, measure_peak_flops, simd_name, threads};
 pub use quant::{Q8, dequantize_q8, matmul_q8, quantize_q8};
+pub use recurrent::{
+    Recurrence, RecurrentGrads, RecurrentKind, RecurrentStates, recurrent_backward, recurrent_forward,
+};
 pub use rope::{RopeTable, rope};
 pub use simd::{Level, available_levels, with_level};
 pub use softmax::log_softmax_rows;

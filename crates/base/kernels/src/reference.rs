@@ -4,8 +4,10 @@
 use crate::{AdamW, AttentionGrads, AttentionSaved, AttentionShape, IGNORE, LinearLoss, Mat, Q8, RopeTable, Spans};
 
 mod experts;
+mod recurrent;
 
 pub use experts::*;
+pub use recurrent::*;
 
 /// See [`crate::matmul`].
 pub fn matmul(c: &mut [f32], a: Mat, b: Mat, accumulate: bool) {
