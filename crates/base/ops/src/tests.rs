@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use crate::*;
 
 mod experts;
+mod recurrent;
 
 /// Numbers that look random and are the same each time.
 fn noise(n: usize, salt: u64) -> Vec<f32> {
