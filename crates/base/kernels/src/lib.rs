@@ -18,6 +18,7 @@ mod quant;
 mod recurrent;
 pub mod reference;
 mod rope;
+mod scan;
 mod scratch;
 mod simd;
 mod softmax;
@@ -40,5 +41,9 @@ pub use recurrent::{
     Recurrence, RecurrentGrads, RecurrentKind, RecurrentStates, recurrent_backward, recurrent_forward,
 };
 pub use rope::{RopeTable, rope};
+pub use scan::conv::{CausalConv, ConvGrads, causal_conv_backward, causal_conv_forward};
+pub use scan::rglru::{RgLru, RgLruGrads, rg_lru_backward, rg_lru_forward};
+pub use scan::selective::{SelectiveGrads, SelectiveScan, selective_scan_backward, selective_scan_forward};
+pub use scan::wkv::{Wkv, WkvGrads, wkv_backward, wkv_forward};
 pub use simd::{Level, available_levels, with_level};
 pub use softmax::log_softmax_rows;

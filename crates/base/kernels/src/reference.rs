@@ -5,9 +5,11 @@ use crate::{AdamW, AttentionGrads, AttentionSaved, AttentionShape, IGNORE, Linea
 
 mod experts;
 mod recurrent;
+mod scan;
 
 pub use experts::*;
 pub use recurrent::*;
+pub use scan::*;
 
 /// See [`crate::matmul`].
 pub fn matmul(c: &mut [f32], a: Mat, b: Mat, accumulate: bool) {

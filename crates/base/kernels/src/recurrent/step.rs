@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use super::cell::{At, Cell};
+use crate::scan::{load, save};
 use crate::simd::{self, Kernel, Level, Simd};
 
 /// One row of the batch on the way forward.
@@ -43,27 +44,6 @@ impl<'a, C: Cell> Forward<'a, C> {
             c.copy_from_slice(c_before);
         }
         self.h[t * d..][..d].copy_from_slice(state);
-    }
-}
-
-/// The vector at `i` of `x`, whose last one may be incomplete; zero of an empty slice.
-#[inline(always)]
-fn load<S: Simd>(s: S, x: &[f32], i: usize) -> S::V {
-    if i + S::LANES <= x.len() {
-        s.at(x, i)
-    } else if i < x.len() {
-        s.tail(x, i, 0.0)
-    } else {
-        s.zero()
-    }
-}
-
-#[inline(always)]
-fn save<S: Simd>(s: S, x: &mut [f32], i: usize, v: S::V) {
-    if i + S::LANES <= x.len() {
-        s.put(x, i, v);
-    } else if i < x.len() {
-        s.put_tail(x, i, v);
     }
 }
 
