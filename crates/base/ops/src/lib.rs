@@ -17,6 +17,7 @@ mod norm;
 mod quant;
 mod recurrent;
 mod rope;
+mod scan;
 #[cfg(test)]
 mod tests;
 
@@ -35,3 +36,7 @@ pub use norm::rms_norm;
 pub use quant::{Int8Weight, linear_int8};
 pub use recurrent::{RecurrentState, RecurrentWeights, recurrent};
 pub use rope::{RopeAngles, rope};
+pub use scan::conv::{causal_conv, causal_conv_from};
+pub use scan::rglru::{GatedRecurrence, rg_lru};
+pub use scan::selective::{Selective, selective_scan, selective_scan_from};
+pub use scan::wkv::{wkv, wkv_from, wkv_start};

@@ -9,6 +9,7 @@ use crate::*;
 
 mod experts;
 mod recurrent;
+mod scan;
 
 /// Numbers that look random and are the same each time.
 fn noise(n: usize, salt: u64) -> Vec<f32> {
