@@ -28,6 +28,7 @@ struct Part {
 
 impl Part {
     /// Its channels in row `row` of a matrix with rows of `d`.
+    #[inline(always)]
     fn of(self, x: &[f32], row: usize, d: usize) -> &[f32] {
         &x[row * d + self.from..][..self.len]
     }
@@ -122,6 +123,12 @@ pub(crate) fn load<S: Simd>(s: S, x: &[f32], i: usize) -> S::V {
     } else {
         s.zero()
     }
+}
+
+/// A task's vector at channel `i` of its own, in row `row` of a matrix with rows of `d`.
+#[inline(always)]
+fn cell<S: Simd>(s: S, p: Part, x: &[f32], (row, d): (usize, usize), i: usize) -> S::V {
+    load(s, p.of(x, row, d), i)
 }
 
 /// The reverse of [`load`]; nothing happens to an empty slice.

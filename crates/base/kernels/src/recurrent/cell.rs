@@ -79,8 +79,9 @@ impl Cell for Lstm {
 
     #[inline(always)]
     fn step<S: Simd>(s: S, x: [S::V; 4], u: [S::V; 4], (_, c): (S::V, S::V)) -> (S::V, S::V, [S::V; 4]) {
-        let gate = |j: usize| s.sigmoid(s.add(x[j], u[j]));
-        let (i, f, o) = (gate(0), gate(1), gate(3));
+        // Spelled out: a closure would be compiled for no instruction set.
+        let (i, f) = (s.sigmoid(s.add(x[0], u[0])), s.sigmoid(s.add(x[1], u[1])));
+        let o = s.sigmoid(s.add(x[3], u[3]));
         let g = s.tanh(s.add(x[2], u[2]));
         let c = s.fma(f, c, s.mul(i, g));
         (s.mul(o, s.tanh(c)), c, [i, f, g, o])

@@ -167,7 +167,9 @@ impl<C: Cell> Kernel for BackStep<'_, C> {
             for j in 0..C::KEPT {
                 kept[j] = gate(s, self.kept, j, d, i);
             }
-            let [h, c, h_before, c_before] = self.states.map(|x| load(s, x, i));
+            let [h, c, h_before, c_before] = self.states;
+            let (h, h_before) = (load(s, h, i), load(s, h_before, i));
+            let (c, c_before) = (load(s, c, i), load(s, c_before, i));
             let dh = s.add(load(s, self.carry, i), load(s, self.dh, i));
             let grads = C::back(s, At { kept, h, c, h_before, c_before, dh, dc: load(s, self.dc, i) });
             save(s, self.carry, i, grads.dh);

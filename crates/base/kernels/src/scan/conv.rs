@@ -1,6 +1,6 @@
 //! Causal convolution of each channel with itself over time, as in front of Mamba's scan.
 
-use super::{BLOCK, Part, Shared, Task, load, run_parts, save, sum_parts};
+use super::{BLOCK, Part, Shared, Task, cell, load, run_parts, save, sum_parts};
 use crate::simd::Simd;
 
 /// `y_t = bias + sum over k of w[k] x_{t - K + 1 + k}`, for each channel.
@@ -143,11 +143,11 @@ impl Task for Backward<'_> {
             // SAFETY: the parts of all tasks are disjoint, and this one lives until the step ends.
             let dx = unsafe { self.dx.part(p, row) };
             for i in (0..p.len).step_by(S::LANES) {
-                let (x, dy) = (load(s, p.of(self.conv.x, row, d), i), load(s, p.of(self.dy, row, d), i));
+                let (x, dy) = (cell(s, p, self.conv.x, (row, d), i), cell(s, p, self.dy, (row, d), i));
                 let mut sum = s.zero();
                 // x_t meets weight j in the result of step t + K - 1 - j.
                 for j in (0..k).filter(|j| t + k - 1 - j < seq) {
-                    let (g, at) = (load(s, p.of(self.dy, row + k - 1 - j, d), i), j * BLOCK + i);
+                    let (g, at) = (cell(s, p, self.dy, (row + k - 1 - j, d), i), j * BLOCK + i);
                     sum = s.fma(s.at(w, at), g, sum);
                     s.put(sums, at, s.fma(x, g, s.at(sums, at)));
                 }

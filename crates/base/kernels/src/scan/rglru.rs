@@ -1,6 +1,6 @@
 //! The gated linear recurrence of Griffin (De et al. 2024, equations 1 to 4).
 
-use super::{BLOCK, Part, Shared, Task, load, run_parts, save, softplus, sum_parts};
+use super::{BLOCK, Part, Shared, Task, cell, load, run_parts, save, softplus, sum_parts};
 use crate::simd::Simd;
 
 /// `h_t = a_t h_{t-1} + sqrt(1 - a_t²) σ(i_t) x_t` with `log a_t = -8 log(1 + e^λ) σ(r_t)`, for each channel. The
@@ -93,10 +93,12 @@ fn gates<S: Simd>(s: S, r: S::V, i: S::V, rate: S::V) -> Gates<S::V> {
     Gates { r, i, a: s.exp(log_a), root }
 }
 
-/// `-8 log(1 + e^λ)`
+/// `-8 log(1 + e^λ)` of a task's channels.
 #[inline(always)]
-fn rate<S: Simd>(s: S, lambda: S::V) -> S::V {
-    s.mul(s.splat(-SHARPNESS), softplus(s, lambda))
+fn put_rates<S: Simd>(s: S, lambda: &[f32], rates: &mut [f32]) {
+    for i in (0..lambda.len()).step_by(S::LANES) {
+        s.put(rates, i, s.mul(s.splat(-SHARPNESS), softplus(s, load(s, lambda, i))));
+    }
 }
 
 struct Forward<'a> {
@@ -106,12 +108,14 @@ struct Forward<'a> {
 
 impl Task for Forward<'_> {
     fn room(&self) -> usize {
-        BLOCK
+        2 * BLOCK
     }
 
     #[inline(always)]
-    fn run<S: Simd>(&self, s: S, p: Part, state: &mut [f32]) {
+    fn run<S: Simd>(&self, s: S, p: Part, room: &mut [f32]) {
         let (lru, (_, seq, d)) = (self.lru, self.lru.sizes);
+        let (rates, state) = room.split_at_mut(BLOCK);
+        put_rates(s, p.of(lru.lambda, 0, d), rates);
         state[..p.len].copy_from_slice(p.of(lru.h0, p.b, d));
         let state = &mut state[..p.len];
         for t in 0..seq {
@@ -119,9 +123,9 @@ impl Task for Forward<'_> {
             // SAFETY: the parts of all tasks are disjoint, and this one lives until the step ends.
             let h = unsafe { self.h.part(p, row) };
             for i in (0..p.len).step_by(S::LANES) {
-                let of = |x| load(s, p.of(x, row, d), i);
-                let g = gates(s, of(lru.r), of(lru.i), rate(s, load(s, p.of(lru.lambda, 0, d), i)));
-                let taken = s.mul(s.mul(g.root, g.i), of(lru.x));
+                let at = (row, d);
+                let g = gates(s, cell(s, p, lru.r, at, i), cell(s, p, lru.i, at, i), s.at(rates, i));
+                let taken = s.mul(s.mul(g.root, g.i), cell(s, p, lru.x, at, i));
                 let new = s.fma(g.a, load(s, state, i), taken);
                 save(s, state, i, new);
                 save(s, h, i, new);
@@ -172,14 +176,16 @@ struct Backward<'a> {
 
 impl Task for Backward<'_> {
     fn room(&self) -> usize {
-        2 * BLOCK
+        3 * BLOCK
     }
 
     #[inline(always)]
     fn run<S: Simd>(&self, s: S, p: Part, room: &mut [f32]) {
         let (lru, (_, seq, d)) = (self.lru, self.lru.sizes);
         room.fill(0.0);
-        let (carry, d_rate) = room.split_at_mut(BLOCK);
+        let (rates, rest) = room.split_at_mut(BLOCK);
+        let (carry, d_rate) = rest.split_at_mut(BLOCK);
+        put_rates(s, p.of(lru.lambda, 0, d), rates);
         let one = s.splat(1.0);
         for t in (0..seq).rev() {
             let row = p.b * seq + t;
@@ -187,10 +193,10 @@ impl Task for Backward<'_> {
             let (dx, dr, di) = unsafe { (self.dx.part(p, row), self.dr.part(p, row), self.di.part(p, row)) };
             let before = if t == 0 { p.of(lru.h0, p.b, d) } else { p.of(self.h, row - 1, d) };
             for i in (0..p.len).step_by(S::LANES) {
-                let of = |x| load(s, p.of(x, row, d), i);
-                let (x, rate) = (of(lru.x), rate(s, load(s, p.of(lru.lambda, 0, d), i)));
-                let g = gates(s, of(lru.r), of(lru.i), rate);
-                let grad = s.add(of(self.dh), s.at(carry, i));
+                let at = (row, d);
+                let (x, rate) = (cell(s, p, lru.x, at, i), s.at(rates, i));
+                let g = gates(s, cell(s, p, lru.r, at, i), cell(s, p, lru.i, at, i), rate);
+                let grad = s.add(cell(s, p, self.dh, at, i), s.at(carry, i));
                 s.put(carry, i, s.mul(grad, g.a));
                 save(s, dx, i, s.mul(grad, s.mul(g.root, g.i)));
                 let for_i = s.mul(s.mul(grad, s.mul(g.root, x)), s.mul(g.i, s.sub(one, g.i)));
@@ -207,7 +213,7 @@ impl Task for Backward<'_> {
         let (d_lambda, dh0) = unsafe { (self.d_lambda.part(p, p.b), self.dh0.part(p, p.b)) };
         dh0.copy_from_slice(&carry[..p.len]);
         for i in (0..p.len).step_by(S::LANES) {
-            let slope = s.mul(s.splat(-SHARPNESS), s.sigmoid(load(s, p.of(lru.lambda, 0, d), i)));
+            let slope = s.mul(s.splat(-SHARPNESS), s.sigmoid(cell(s, p, lru.lambda, (0, d), i)));
             save(s, d_lambda, i, s.mul(s.at(d_rate, i), slope));
         }
     }

@@ -1,7 +1,7 @@
 //! Selective state spaces: Mamba (Gu and Dao 2023, algorithm 2), and with one decay per channel the recurrence of
 //! Mamba-2 (Dao and Gu 2024, equation 1 with A a multiple of the identity).
 
-use super::{BLOCK, CHUNK, Part, Shared, Task, load, run_parts, save, softplus, sum_parts};
+use super::{BLOCK, CHUNK, Part, Shared, Task, cell, load, run_parts, save, softplus, sum_parts};
 use crate::simd::Simd;
 
 /// `h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t`, `y_t = (C_t · h_t + skip x_t) silu(z_t)`, for each channel of `D` with a
@@ -139,11 +139,11 @@ impl Task for Forward<'_> {
             // SAFETY: as above.
             let y = unsafe { self.y.part(p, row) };
             for i in (0..p.len).step_by(S::LANES) {
-                let x = load(s, p.of(scan.x, row, d), i);
-                let dt = scan.step(s, load(s, p.of(scan.dt, row, d), i));
+                let x = cell(s, p, scan.x, (row, d), i);
+                let dt = scan.step(s, cell(s, p, scan.dt, (row, d), i));
                 let mut out = s.zero();
                 if !scan.skip.is_empty() {
-                    out = s.mul(load(s, p.of(scan.skip, 0, d), i), x);
+                    out = s.mul(cell(s, p, scan.skip, (0, d), i), x);
                 }
                 let dtx = s.mul(dt, x);
                 let mut decay = s.exp(s.mul(dt, s.at(a, i)));
@@ -156,7 +156,7 @@ impl Task for Forward<'_> {
                     out = s.fma(s.splat(c[j]), new, out);
                 }
                 if !scan.z.is_empty() {
-                    let z = load(s, p.of(scan.z, row, d), i);
+                    let z = cell(s, p, scan.z, (row, d), i);
                     out = s.mul(out, s.mul(z, s.sigmoid(z)));
                 }
                 save(s, y, i, out);
@@ -330,8 +330,8 @@ impl Backward<'_> {
             let (b, c) = (&scan.b[row * n..][..n], &scan.c[row * n..][..n]);
             let (before, after) = r.h[at * n * BLOCK..].split_at_mut(n * BLOCK);
             for i in (0..p.len).step_by(S::LANES) {
-                let x = load(s, p.of(scan.x, row, d), i);
-                let dt = scan.step(s, load(s, p.of(scan.dt, row, d), i));
+                let x = cell(s, p, scan.x, (row, d), i);
+                let dt = scan.step(s, cell(s, p, scan.dt, (row, d), i));
                 let mut out = s.mul(load(s, if scan.skip.is_empty() { &[] } else { p.of(scan.skip, 0, d) }, i), x);
                 let dtx = s.mul(dt, x);
                 for j in 0..decays {
@@ -360,10 +360,10 @@ impl Backward<'_> {
         // SAFETY: the parts of all tasks are disjoint; these live until the step ends.
         let (dx, ddt, dz) = unsafe { (self.dx.part(p, row), self.ddt.part(p, row), self.dz.part(p, row)) };
         for i in (0..p.len).step_by(S::LANES) {
-            let (x, raw) = (load(s, p.of(scan.x, row, d), i), load(s, p.of(scan.dt, row, d), i));
-            let (dt, mut dy) = (scan.step(s, raw), load(s, p.of(self.dy, row, d), i));
+            let (x, raw) = (cell(s, p, scan.x, (row, d), i), cell(s, p, scan.dt, (row, d), i));
+            let (dt, mut dy) = (scan.step(s, raw), cell(s, p, self.dy, (row, d), i));
             if !scan.z.is_empty() {
-                let z = load(s, p.of(scan.z, row, d), i);
+                let z = cell(s, p, scan.z, (row, d), i);
                 let sig = s.sigmoid(z);
                 let slope = s.mul(sig, s.fma(z, s.sub(s.splat(1.0), sig), s.splat(1.0)));
                 save(s, dz, i, s.mul(s.mul(dy, s.at(r.y, at * BLOCK + i)), slope));
@@ -388,7 +388,7 @@ impl Backward<'_> {
             }
             let mut for_x = s.mul(d_dtx, dt);
             if !scan.skip.is_empty() {
-                for_x = s.fma(dy, load(s, p.of(scan.skip, 0, d), i), for_x);
+                for_x = s.fma(dy, cell(s, p, scan.skip, (0, d), i), for_x);
             }
             save(s, dx, i, for_x);
             s.put(r.d_skip, i, s.fma(dy, x, s.at(r.d_skip, i)));

@@ -1,7 +1,7 @@
 //! The weighted key-value recurrence of RWKV-4 (Peng et al. 2023, equations 16 and 19), in its stable form: sums are
 //! kept as multiples of `e^p` with `p` the largest exponent so far (appendix D).
 
-use super::{BLOCK, CHUNK, Part, Shared, Task, load, run_parts, save, sum_parts};
+use super::{BLOCK, CHUNK, Part, Shared, Task, cell, run_parts, save, sum_parts};
 use crate::simd::Simd;
 
 /// `y_t = (sum over i < t of e^{k_i - (t - 1 - i) w} v_i + e^{u + k_t} v_t) / (the same without v)`, for each channel.
@@ -135,8 +135,8 @@ impl Task for Forward<'_> {
             // SAFETY: as above, until the step ends.
             let y = unsafe { self.y.part(p, row) };
             for i in (0..p.len).step_by(S::LANES) {
-                let (k, v) = (load(s, p.of(wkv.k, row, d), i), load(s, p.of(wkv.v, row, d), i));
-                let (w, u) = (load(s, p.of(wkv.w, 0, d), i), load(s, p.of(wkv.u, 0, d), i));
+                let (k, v) = (cell(s, p, wkv.k, (row, d), i), cell(s, p, wkv.v, (row, d), i));
+                let (w, u) = (cell(s, p, wkv.w, (0, d), i), cell(s, p, wkv.u, (0, d), i));
                 let state = State::load(s, room, i);
                 let now = state.plus(s, s.add(u, k), v);
                 save(s, y, i, s.div(now.a, now.b));
@@ -209,8 +209,8 @@ impl Task for Backward<'_> {
                 let row = p.b * seq + t - 1;
                 let (before, after) = states[(at - 1) * 3 * BLOCK..].split_at_mut(3 * BLOCK);
                 for i in (0..p.len).step_by(S::LANES) {
-                    let (k, v) = (load(s, p.of(wkv.k, row, d), i), load(s, p.of(wkv.v, row, d), i));
-                    let w = load(s, p.of(wkv.w, 0, d), i);
+                    let (k, v) = (cell(s, p, wkv.k, (row, d), i), cell(s, p, wkv.v, (row, d), i));
+                    let w = cell(s, p, wkv.w, (0, d), i);
                     State::load(s, before, i).faded(s, w).plus(s, k, v).store(s, after, i);
                 }
             }
@@ -236,9 +236,9 @@ impl Backward<'_> {
         // SAFETY: the parts of all tasks are disjoint, and these live until the step ends.
         let (to_k, to_v) = unsafe { (self.dk.part(p, row), self.dv.part(p, row)) };
         for i in (0..p.len).step_by(S::LANES) {
-            let of = |x| load(s, p.of(x, row, d), i);
-            let (k, v, dy) = (of(wkv.k), of(wkv.v), of(self.dy));
-            let (w, u) = (load(s, p.of(wkv.w, 0, d), i), load(s, p.of(wkv.u, 0, d), i));
+            let at = (row, d);
+            let (k, v, dy) = (cell(s, p, wkv.k, at, i), cell(s, p, wkv.v, at, i), cell(s, p, self.dy, at, i));
+            let (w, u) = (cell(s, p, wkv.w, (0, d), i), cell(s, p, wkv.u, (0, d), i));
             let (state, after) = (State::load(s, before, i), State::load(s, carry, i));
             let bonus = s.add(u, k);
             let now = state.plus(s, bonus, v);
