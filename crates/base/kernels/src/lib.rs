@@ -8,6 +8,7 @@ mod activation;
 mod attention;
 mod column_sums;
 mod embedding;
+mod experts;
 mod gemm;
 mod loss;
 mod map;
@@ -16,8 +17,10 @@ mod norm;
 mod optim;
 mod peak;
 mod quant;
+mod recurrent;
 pub mod reference;
 mod rope;
+mod scan;
 mod scratch;
 mod simd;
 mod softmax;
@@ -26,6 +29,11 @@ pub use activation::{swiglu_backward, swiglu_forward};
 pub use attention::{AttentionGrads, AttentionSaved, AttentionShape, Spans, attention_backward, attention_forward};
 pub use column_sums::column_sums;
 pub use embedding::{embedding_backward, embedding_forward};
+pub use experts::{
+    Balance, CombineSaved, ExpertOrder, Scores, expert_combine, expert_combine_backward, expert_gather,
+    expert_gather_backward, grouped_input_grad, grouped_matmul, grouped_weight_grad, pick_backward, pick_forward,
+    router_scores, router_scores_backward, router_z_backward, router_z_loss, top_k,
+};
 pub use gemm::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with};
 pub use loss::{IGNORE, LinearLoss, linear_cross_entropy, linear_nll_backward, linear_nll_forward};
 pub use memory::{keep_freed_memory, room};
@@ -36,6 +44,13 @@ pub use optim::{
 };
 pub use peak::{measure_bandwidth, measure_peak_flops, measure_peak_in, simd_name, threads};
 pub use quant::{Q8, dequantize_q8, matmul_q8, quantize_q8};
+pub use recurrent::{
+    Recurrence, RecurrentGrads, RecurrentKind, RecurrentStates, recurrent_backward, recurrent_forward,
+};
 pub use rope::{RopeTable, rope};
+pub use scan::conv::{CausalConv, ConvGrads, causal_conv_backward, causal_conv_forward};
+pub use scan::rglru::{RgLru, RgLruGrads, rg_lru_backward, rg_lru_forward};
+pub use scan::selective::{SelectiveGrads, SelectiveScan, selective_scan_backward, selective_scan_forward};
+pub use scan::wkv::{Wkv, WkvGrads, wkv_backward, wkv_forward};
 pub use simd::{Level, available_levels, with_level};
 pub use softmax::log_softmax_rows;

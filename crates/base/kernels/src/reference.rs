@@ -7,6 +7,14 @@ mod optim;
 
 pub use optim::{adafactor_matrix, adafactor_vector, adamw, add_with_squares, lion, muon, sgd, sum_of_squares};
 
+mod experts;
+mod recurrent;
+mod scan;
+
+pub use experts::*;
+pub use recurrent::*;
+pub use scan::*;
+
 /// See [`crate::matmul`].
 pub fn matmul(c: &mut [f32], a: Mat, b: Mat, accumulate: bool) {
     let at = |m: &Mat, i: usize, j: usize| f64::from(m.data[i * m.row_stride + j * m.col_stride]);

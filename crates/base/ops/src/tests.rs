@@ -7,6 +7,10 @@ use burn::tensor::{Device, Tensor};
 
 use crate::*;
 
+mod experts;
+mod recurrent;
+mod scan;
+
 /// Numbers that look random and are the same each time.
 fn noise(n: usize, salt: u64) -> Vec<f32> {
     let mut state = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
