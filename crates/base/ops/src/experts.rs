@@ -103,7 +103,7 @@ pub(crate) fn composed_linear(x: Tensor<2>, w: Tensor<3>, order: &ExpertOrder) -
     let parts: Vec<Tensor<2>> = spans
         .map(|(e, o)| {
             let w = w.clone().narrow(0, e, 1).reshape([d_out, d_in]);
-            crate::linear::composed(x.clone().narrow(0, o[0], o[1] - o[0]), w)
+            crate::linear::composed(x.clone().narrow(0, o[0], o[1] - o[0]), w, None)
         })
         .collect();
     Tensor::cat(parts, 0)

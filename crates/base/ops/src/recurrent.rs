@@ -105,7 +105,7 @@ pub fn recurrent(
         return composed(kind, x, w, start, lengths.map(|l| &**l));
     }
     let seq = rows / batch;
-    let gates = crate::linear(x, w.w_ih) + w.b_ih.unsqueeze::<2>();
+    let gates = crate::linear(x, w.w_ih, Some(w.b_ih), crate::Precision::F32);
     let op = Recurrent { kind, sizes: (batch, seq, d), lengths: lengths.cloned() };
     let inputs = [erase(gates), erase(w.w_hh), w.b_hh, erase(start.h)];
     let (all, c): (Tensor<2>, _) = match start.c {
