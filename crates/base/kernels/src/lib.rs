@@ -25,7 +25,7 @@ pub use attention::{AttentionGrads, AttentionSaved, AttentionShape, Spans, atten
 pub use embedding::{embedding_backward, embedding_forward};
 pub use gemm::{Mat, matmul};
 pub use loss::{IGNORE, LinearLoss, linear_cross_entropy, linear_nll_backward, linear_nll_forward};
-pub use norm::{rms_norm_backward, rms_norm_forward};
+pub use norm::{Norm, NormGrads, NormSaved, NormStats, add_norm_forward, norm_backward, norm_forward};
 pub use optim::{AdamW, adamw, sum_of_squares};
 pub use peak::{measure_bandwidth, measure_peak_flops, simd_name, threads};
 pub use quant::{Q8, dequantize_q8, matmul_q8, quantize_q8};

@@ -1,7 +1,10 @@
 //! Every operation as its definition reads: plain loops, sums in double precision. What the fast versions are tested
 //! against, and where to look up what they compute.
 
-use crate::{AdamW, AttentionGrads, AttentionSaved, AttentionShape, IGNORE, LinearLoss, Mat, Q8, RopeTable, Spans};
+use crate::{
+    AdamW, AttentionGrads, AttentionSaved, AttentionShape, IGNORE, LinearLoss, Mat, Norm, NormGrads, NormSaved,
+    NormStats, Q8, RopeTable, Spans,
+};
 
 /// See [`crate::matmul`].
 pub fn matmul(c: &mut [f32], a: Mat, b: Mat, accumulate: bool) {
@@ -114,33 +117,54 @@ pub fn attention_backward(
     }
 }
 
-/// See [`crate::rms_norm_forward`].
-pub fn rms_norm_forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32]) {
-    let d = w.len();
-    for i in 0..rstd.len() {
-        let mean = x[i * d..][..d].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / d as f64;
-        rstd[i] = (1.0 / (mean + f64::from(eps)).sqrt()) as f32;
+/// See [`crate::norm_forward`].
+pub fn norm_forward(norm: &Norm, x: &[f32], y: &mut [f32], stats: NormStats<'_>) {
+    let d = norm.w.len();
+    for i in 0..stats.rstd.len() {
+        let row: Vec<f64> = x[i * d..][..d].iter().map(|x| f64::from(*x)).collect();
+        let mean = if norm.center { row.iter().sum::<f64>() / d as f64 } else { 0.0 };
+        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
+        let rstd = 1.0 / (variance + f64::from(norm.eps)).sqrt();
         for j in 0..d {
-            y[i * d + j] = x[i * d + j] * rstd[i] * w[j];
+            let shift = norm.b.map_or(0.0, |b| f64::from(b[j]));
+            y[i * d + j] = ((row[j] - mean) * rstd * f64::from(norm.w[j]) + shift) as f32;
+        }
+        stats.rstd[i] = rstd as f32;
+        if norm.center {
+            stats.mean[i] = mean as f32;
         }
     }
 }
 
-/// See [`crate::rms_norm_backward`].
-pub fn rms_norm_backward(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
-    let d = w.len();
-    let mut sums = vec![0.0f64; d];
-    for i in 0..rstd.len() {
-        let r = f64::from(rstd[i]);
-        let (x, dy) = (&x[i * d..][..d], &dy[i * d..][..d]);
-        let dot: f64 = (0..d).map(|j| f64::from(dy[j]) * f64::from(w[j]) * f64::from(x[j])).sum();
+/// See [`crate::add_norm_forward`].
+pub fn add_norm_forward(norm: &Norm, x: &[f32], sum: &mut [f32], y: &mut [f32], stats: NormStats<'_>) {
+    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+    norm_forward(norm, sum, y, stats);
+}
+
+/// See [`crate::norm_backward`].
+pub fn norm_backward(norm: &Norm, saved: &NormSaved, dy: &[f32], d_sum: Option<&[f32]>, grads: NormGrads<'_>) {
+    let d = norm.w.len();
+    let (mut dw, mut db) = (vec![0.0f64; d], vec![0.0f64; d]);
+    for i in 0..saved.rstd.len() {
+        let rstd = f64::from(saved.rstd[i]);
+        let mean = if norm.center { f64::from(saved.mean[i]) } else { 0.0 };
+        let at = |x: &[f32], j: usize| f64::from(x[i * d + j]);
+        let (unit, g): (Vec<f64>, Vec<f64>) =
+            (0..d).map(|j| ((at(saved.x, j) - mean) * rstd, at(dy, j) * f64::from(norm.w[j]))).unzip();
+        let lift = if norm.center { g.iter().sum::<f64>() / d as f64 } else { 0.0 };
+        let dot = g.iter().zip(&unit).map(|(g, u)| g * u).sum::<f64>() / d as f64;
         for j in 0..d {
-            let g = f64::from(dy[j]) * f64::from(w[j]);
-            dx[i * d + j] = (r * (g - f64::from(x[j]) * r * r * dot / d as f64)) as f32;
-            sums[j] += f64::from(dy[j]) * f64::from(x[j]) * r;
+            let through = d_sum.map_or(0.0, |d_sum| at(d_sum, j));
+            grads.dx[i * d + j] = (through + rstd * (g[j] - lift - unit[j] * dot)) as f32;
+            dw[j] += at(dy, j) * unit[j];
+            db[j] += at(dy, j);
         }
     }
-    dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw = sum as f32);
+    grads.dw.iter_mut().zip(dw).for_each(|(to, x)| *to = x as f32);
+    if let Some(to) = grads.db {
+        to.iter_mut().zip(db).for_each(|(to, x)| *to = x as f32);
+    }
 }
 
 /// See [`crate::rope`].

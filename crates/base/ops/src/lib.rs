@@ -26,6 +26,6 @@ pub use device::{NAMES as DEVICES, is_host, open};
 pub use embedding::embedding;
 pub use linear::linear;
 pub use loss::{IGNORE, linear_cross_entropy, linear_nll};
-pub use norm::rms_norm;
+pub use norm::{add_layer_norm, add_rms_norm, layer_norm, rms_norm};
 pub use quant::{Int8Weight, linear_int8};
 pub use rope::{RopeAngles, rope};

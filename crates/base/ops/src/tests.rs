@@ -77,6 +77,68 @@ fn rms_norm_equals_its_composed_form() {
 }
 
 #[test]
+fn layer_norm_equals_its_composed_form() {
+    for [n, d] in [[1, 1], [1, 5], [7, 33], [40, 64]] {
+        same(
+            &format!("layer_norm {n}x{d}"),
+            [leaf([n, d], 3), leaf([1, d], 4), leaf([1, d], 5)],
+            |[x, w, b]| layer_norm(x, w.reshape([d]), Some(b.reshape([d])), 1e-2),
+            |[x, w, b]| crate::norm::composed_layer(x, w.reshape([d]), Some(b.reshape([d])), 1e-2),
+        );
+        same(
+            &format!("layer_norm {n}x{d} without bias"),
+            [leaf([n, d], 3), leaf([1, d], 4)],
+            |[x, w]| layer_norm(x, w.reshape([d]), None, 1e-2),
+            |[x, w]| crate::norm::composed_layer(x, w.reshape([d]), None, 1e-2),
+        );
+    }
+}
+
+/// Both results count, or only one of them.
+#[test]
+fn norms_of_a_sum_equal_the_sum_and_then_the_norm() {
+    let mix = |[sum, y]: [Tensor<2>; 2], uses: usize| match uses {
+        0 => sum.mul_scalar(0.3) + y,
+        1 => sum,
+        _ => y,
+    };
+    for ([n, d], uses) in [[1, 1], [7, 33], [40, 64]].into_iter().flat_map(|shape| [(shape, 0), (shape, 1), (shape, 2)])
+    {
+        let leaves = || [leaf([n, d], 3), leaf([n, d], 4), leaf([1, d], 5), leaf([1, d], 6)];
+        let [x, delta, w, b] = leaves();
+        if uses != 1 {
+            same(
+                &format!("add_rms_norm {n}x{d}, {uses}"),
+                [x, delta, w],
+                |[x, delta, w]| mix(add_rms_norm(x, delta, w.reshape([d]), 1e-2), uses),
+                |[x, delta, w]| mix([x.clone() + delta.clone(), rms_norm(x + delta, w.reshape([d]), 1e-2)], uses),
+            );
+            same(
+                &format!("add_layer_norm {n}x{d}, {uses}"),
+                leaves(),
+                |[x, delta, w, b]| mix(add_layer_norm(x, delta, w.reshape([d]), Some(b.reshape([d])), 1e-2), uses),
+                |[x, delta, w, b]| {
+                    let y = layer_norm(x.clone() + delta.clone(), w.reshape([d]), Some(b.reshape([d])), 1e-2);
+                    mix([x + delta, y], uses)
+                },
+            );
+        } else {
+            let frozen = |t: Tensor<2>| Tensor::from_inner(t.inner());
+            let (w, b): (Tensor<2>, Tensor<2>) = (frozen(w), frozen(b));
+            same(
+                "only the sum",
+                [x, delta],
+                |[x, delta]| {
+                    let bias = Some(b.clone().reshape([d]));
+                    mix(add_layer_norm(x, delta, w.clone().reshape([d]), bias, 1e-2), uses)
+                },
+                |[x, delta]| x + delta,
+            );
+        }
+    }
+}
+
+#[test]
 fn swiglu_equals_its_composed_form() {
     for [n, d] in [[1, 1], [3, 17], [20, 64]] {
         same(
