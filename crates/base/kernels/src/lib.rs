@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod dropout;
 mod embedding;
 mod gemm;
 mod loss;
@@ -20,15 +21,16 @@ mod scratch;
 mod simd;
 mod softmax;
 
-pub use activation::{swiglu_backward, swiglu_forward};
+pub use activation::{Activation, activation_backward, activation_forward, gated_backward, gated_forward};
 pub use attention::{AttentionGrads, AttentionSaved, AttentionShape, Spans, attention_backward, attention_forward};
+pub use dropout::{Dropout, dropout, philox};
 pub use embedding::{embedding_backward, embedding_forward};
 pub use gemm::{Mat, matmul};
-pub use loss::{IGNORE, LinearLoss, linear_cross_entropy, linear_nll_backward, linear_nll_forward};
+pub use loss::{IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward};
 pub use norm::{Norm, NormGrads, NormSaved, NormStats, add_norm_forward, norm_backward, norm_forward};
 pub use optim::{AdamW, adamw, sum_of_squares};
 pub use peak::{measure_bandwidth, measure_peak_flops, simd_name, threads};
 pub use quant::{Q8, dequantize_q8, matmul_q8, quantize_q8};
 pub use rope::{RopeTable, rope};
 pub use simd::{Level, available_levels, with_level};
-pub use softmax::log_softmax_rows;
+pub use softmax::{log_softmax_rows, softmax_rows, softmax_rows_backward};

@@ -43,6 +43,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `if a < b { a } else { b }`: a NaN in `b` survives.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `if a > 0 { 1 } else { 0 }`
+    fn positive(self, a: Self::V) -> Self::V;
     fn sqrt(self, a: Self::V) -> Self::V;
     /// To the nearest integer, for |a| < 2^22.
     fn round(self, a: Self::V) -> Self::V;

@@ -139,13 +139,39 @@ fn norms_of_a_sum_equal_the_sum_and_then_the_norm() {
 }
 
 #[test]
-fn swiglu_equals_its_composed_form() {
-    for [n, d] in [[1, 1], [3, 17], [20, 64]] {
+fn activations_equal_their_composed_form() {
+    for (f, [n, d]) in Activation::ALL.into_iter().flat_map(|f| [(f, [1, 1]), (f, [3, 17]), (f, [20, 64])]) {
         same(
-            &format!("swiglu {n}x{d}"),
+            &format!("{f:?} {n}x{d}"),
+            [leaf([n, d], 5)],
+            |[x]| activation(f, x.mul_scalar(4.0)),
+            |[x]| crate::activation::composed(f, x.mul_scalar(4.0)),
+        );
+        same(
+            &format!("gated {f:?} {n}x{d}"),
             [leaf([n, d], 5), leaf([n, d], 6)],
-            |[g, u]| swiglu(g, u),
-            |[g, u]| crate::activation::composed(g, u),
+            |[gate, up]| gated(f, gate, up),
+            |[gate, up]| crate::activation::composed(f, gate) * up,
+        );
+    }
+}
+
+#[test]
+fn softmax_equals_its_composed_form() {
+    for [n, d] in [[1, 1], [3, 17], [20, 64]] {
+        same(&format!("softmax {n}x{d}"), [leaf([n, d], 5)], |[x]| softmax(x), |[x]| crate::softmax::composed(x));
+    }
+}
+
+#[test]
+fn dropout_equals_its_composed_form() {
+    for [n, d] in [[1, 1], [3, 17], [20, 64]] {
+        let rule = Dropout { p: 0.3, seed: 5, stream: 9 };
+        same(
+            &format!("dropout {n}x{d}"),
+            [leaf([n, d], 5)],
+            |[x]| dropout(x, &rule),
+            |[x]| crate::dropout::composed(x, &rule),
         );
     }
 }
@@ -210,7 +236,7 @@ fn token_losses_equal_their_composed_form() {
             "linear_nll",
             [leaf([n, d], 12), leaf([v, d], 13)],
             |[x, w]| linear_nll(x, w, &targets),
-            |[x, w]| crate::loss::composed_nll(x, w, &targets),
+            |[x, w]| crate::loss::composed(x, w, &targets, LossForm::default()),
         );
     }
 }
@@ -220,15 +246,17 @@ fn the_fused_loss_equals_the_weighted_sum_of_token_losses() {
     let (n, d, v) = (37, 8, 29);
     let targets: Arc<[i32]> = (0..n).map(|i| if i % 5 == 0 { IGNORE } else { (i % v) as i32 }).collect();
     let weights: Arc<[f32]> = (0..n).map(|i| if i % 3 == 0 { 0.0 } else { 0.01 * i as f32 }).collect();
-    same(
-        "linear_cross_entropy",
-        [leaf([n, d], 14), leaf([v, d], 15)],
-        |[x, w]| linear_cross_entropy(x, w, &targets, &weights),
-        |[x, w]| {
-            let row = from_vec(weights.to_vec(), [n], &Device::flex().autodiff());
-            (crate::loss::composed_nll(x, w, &targets) * row).sum()
-        },
-    );
+    for form in [LossForm::default(), LossForm { label_smoothing: 0.1, z_loss: 0.02 }] {
+        same(
+            &format!("linear_cross_entropy {form:?}"),
+            [leaf([n, d], 14), leaf([v, d], 15)],
+            |[x, w]| linear_cross_entropy(x, w, &targets, &weights, form),
+            |[x, w]| {
+                let row = from_vec(weights.to_vec(), [n], &Device::flex().autodiff());
+                (crate::loss::composed(x, w, &targets, form) * row).sum()
+            },
+        );
+    }
 }
 
 #[test]

@@ -60,6 +60,10 @@ impl Simd for Portable {
         zip(a, b, |a, b| if a < b { a } else { b })
     }
     #[inline(always)]
+    fn positive(self, a: V) -> V {
+        a.map(|x| if x > 0.0 { 1.0 } else { 0.0 })
+    }
+    #[inline(always)]
     fn sqrt(self, a: V) -> V {
         a.map(f32::sqrt)
     }

@@ -71,6 +71,10 @@ impl Simd for Avx2 {
         op!(_mm256_min_ps(a, b))
     }
     #[inline(always)]
+    fn positive(self, a: __m256) -> __m256 {
+        op!(_mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, _mm256_setzero_ps()), _mm256_set1_ps(1.0)))
+    }
+    #[inline(always)]
     fn sqrt(self, a: __m256) -> __m256 {
         op!(_mm256_sqrt_ps(a))
     }
@@ -159,6 +163,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn min(self, a: __m512, b: __m512) -> __m512 {
         op!(_mm512_min_ps(a, b))
+    }
+    #[inline(always)]
+    fn positive(self, a: __m512) -> __m512 {
+        op!(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, _mm512_setzero_ps()), _mm512_set1_ps(1.0)))
     }
     #[inline(always)]
     fn sqrt(self, a: __m512) -> __m512 {
