@@ -1,18 +1,70 @@
-//! The gated activation of Llama-style feed-forward layers.
+//! Activations of feed-forward layers, plain and gated. Backward passes compute the curve again from the inputs.
+
+mod curves;
 
 use crate::map::{Map, map};
 use crate::simd::Simd;
+use curves::{Curve, GeluErf, GeluTanh, Relu, ReluSquared, Silu};
 
-/// `y = silu(gate) * up`, elementwise; all of one length.
-pub fn swiglu_forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
-    same_length("swiglu_forward", [gate.len(), up.len(), y.len()]);
-    map(Forward, [gate, up], [y]);
+/// A curve that is applied to each number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + e^-x)` (Elfwing et al. 2017).
+    Silu,
+    /// `x · Φ(x)` with Φ from a hyperbolic tangent (Hendrycks and Gimpel 2016, the approximation).
+    GeluTanh,
+    /// `x · Φ(x)`, Φ the normal distribution function (Hendrycks and Gimpel 2016).
+    GeluErf,
+    /// `max(x, 0)`
+    Relu,
+    /// `max(x, 0)²` (So et al. 2021).
+    ReluSquared,
 }
 
-/// The gradients of [`swiglu_forward`] for the gradient `dy` of its result; overwrites `dgate` and `dup`.
-pub fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    same_length("swiglu_backward", [gate.len(), up.len(), dy.len(), dgate.len(), dup.len()]);
-    map(Backward, [gate, up, dy], [dgate, dup]);
+impl Activation {
+    pub const ALL: [Activation; 5] =
+        [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu, Activation::ReluSquared];
+}
+
+/// Calls a function with the curve of an activation.
+macro_rules! with_curve {
+    ($activation:expr, $curve:ident => $body:expr) => {
+        match $activation {
+            Activation::Silu => with_curve!(@ Silu, $curve, $body),
+            Activation::GeluTanh => with_curve!(@ GeluTanh, $curve, $body),
+            Activation::GeluErf => with_curve!(@ GeluErf, $curve, $body),
+            Activation::Relu => with_curve!(@ Relu, $curve, $body),
+            Activation::ReluSquared => with_curve!(@ ReluSquared, $curve, $body),
+        }
+    };
+    (@ $value:expr, $curve:ident, $body:expr) => {{
+        let $curve = $value;
+        $body
+    }};
+}
+
+/// `y = f(x)`, elementwise.
+pub fn activation_forward(f: Activation, x: &[f32], y: &mut [f32]) {
+    same_length("activation_forward", [x.len(), y.len()]);
+    with_curve!(f, curve => map(Plain(curve), [x], [y]));
+}
+
+/// The gradient of [`activation_forward`] for the gradient `dy` of its result; overwrites `dx`.
+pub fn activation_backward(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    same_length("activation_backward", [x.len(), dy.len(), dx.len()]);
+    with_curve!(f, curve => map(PlainSlope(curve), [x, dy], [dx]));
+}
+
+/// `y = f(gate) * up`, elementwise (Shazeer 2020: SwiGLU, GEGLU, ReGLU).
+pub fn gated_forward(f: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    same_length("gated_forward", [gate.len(), up.len(), y.len()]);
+    with_curve!(f, curve => map(Gated(curve), [gate, up], [y]));
+}
+
+/// The gradients of [`gated_forward`] for the gradient `dy` of its result; overwrites `dgate` and `dup`.
+pub fn gated_backward(f: Activation, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    same_length("gated_backward", [gate.len(), up.len(), dy.len(), dgate.len(), dup.len()]);
+    with_curve!(f, curve => map(GatedSlope(curve), [gate, up, dy], [dgate, dup]));
 }
 
 fn same_length<const N: usize>(what: &str, lengths: [usize; N]) {
@@ -20,26 +72,42 @@ fn same_length<const N: usize>(what: &str, lengths: [usize; N]) {
 }
 
 #[derive(Clone, Copy)]
-struct Forward;
+struct Plain<C>(C);
 
-impl Map<2, 1> for Forward {
+impl<C: Curve> Map<1, 1> for Plain<C> {
     #[inline(always)]
-    fn apply<S: Simd>(self, s: S, [gate, up]: [S::V; 2], _: [S::V; 1]) -> [S::V; 1] {
-        [s.mul(s.mul(gate, s.sigmoid(gate)), up)]
+    fn apply<S: Simd>(self, s: S, [x]: [S::V; 1], _: [S::V; 1]) -> [S::V; 1] {
+        [self.0.value(s, x)]
     }
 }
 
 #[derive(Clone, Copy)]
-struct Backward;
+struct PlainSlope<C>(C);
 
-impl Map<3, 2> for Backward {
+impl<C: Curve> Map<2, 1> for PlainSlope<C> {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, [x, dy]: [S::V; 2], _: [S::V; 1]) -> [S::V; 1] {
+        [s.mul(dy, self.0.with_slope(s, x).1)]
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Gated<C>(C);
+
+impl<C: Curve> Map<2, 1> for Gated<C> {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, [gate, up]: [S::V; 2], _: [S::V; 1]) -> [S::V; 1] {
+        [s.mul(self.0.value(s, gate), up)]
+    }
+}
+
+#[derive(Clone, Copy)]
+struct GatedSlope<C>(C);
+
+impl<C: Curve> Map<3, 2> for GatedSlope<C> {
     #[inline(always)]
     fn apply<S: Simd>(self, s: S, [gate, up, dy]: [S::V; 3], _: [S::V; 2]) -> [S::V; 2] {
-        let one = s.splat(1.0);
-        let sig = s.sigmoid(gate);
-        let silu = s.mul(gate, sig);
-        // silu'(x) = sig(x) (1 + x (1 - sig(x)))
-        let slope = s.mul(sig, s.fma(gate, s.sub(one, sig), one));
-        [s.mul(s.mul(dy, up), slope), s.mul(dy, silu)]
+        let (value, slope) = self.0.with_slope(s, gate);
+        [s.mul(s.mul(dy, up), slope), s.mul(dy, value)]
     }
 }

@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod column_sums;
+mod dropout;
 mod embedding;
 mod experts;
 mod gemm;
@@ -25,9 +26,10 @@ mod scratch;
 mod simd;
 mod softmax;
 
-pub use activation::{swiglu_backward, swiglu_forward};
+pub use activation::{Activation, activation_backward, activation_forward, gated_backward, gated_forward};
 pub use attention::{AttentionGrads, AttentionSaved, AttentionShape, Spans, attention_backward, attention_forward};
 pub use column_sums::column_sums;
+pub use dropout::{Dropout, dropout, philox};
 pub use embedding::{embedding_backward, embedding_forward};
 pub use experts::{
     Balance, CombineSaved, ExpertOrder, Scores, expert_combine, expert_combine_backward, expert_gather,
@@ -35,9 +37,9 @@ pub use experts::{
     router_scores, router_scores_backward, router_z_backward, router_z_loss, top_k,
 };
 pub use gemm::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with};
-pub use loss::{IGNORE, LinearLoss, linear_cross_entropy, linear_nll_backward, linear_nll_forward};
+pub use loss::{IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward};
 pub use memory::{keep_freed_memory, room};
-pub use norm::{rms_norm_backward, rms_norm_forward};
+pub use norm::{Norm, NormGrads, NormSaved, NormStats, add_norm_forward, norm_backward, norm_forward};
 pub use optim::{
     Adafactor, AdamW, Lion, MUON_COEFFICIENTS, MUON_EPS, MUON_STEPS, Moment, Muon, Sgd, adafactor_matrix,
     adafactor_vector, adamw, add_with_squares, lion, muon, sgd, sum_of_squares,
@@ -53,4 +55,4 @@ pub use scan::rglru::{RgLru, RgLruGrads, rg_lru_backward, rg_lru_forward};
 pub use scan::selective::{SelectiveGrads, SelectiveScan, selective_scan_backward, selective_scan_forward};
 pub use scan::wkv::{Wkv, WkvGrads, wkv_backward, wkv_forward};
 pub use simd::{Level, available_levels, with_level};
-pub use softmax::log_softmax_rows;
+pub use softmax::{log_softmax_rows, softmax_rows, softmax_rows_backward};

@@ -1,12 +1,23 @@
 //! Cross-entropy of a linear head, a chunk of rows at a time: the logits of the whole batch never exist.
 
 use crate::gemm::{How, Mat, PackedB, Precision, matmul_packed, matmul_with};
-use crate::softmax::{row_lse, row_softmax};
+use crate::simd::Level;
+use crate::softmax::{row_lse, row_softmax, row_sum};
 use crate::{scratch, simd};
 use rayon::prelude::*;
 
 /// A target that counts for nothing.
 pub const IGNORE: i32 = -100;
+
+/// What is added to the negative log-likelihood of the wanted token. With logits z, their log-sum-exp and s the
+/// smoothing, a row's loss is `lse - (1 - s) z[target] - s mean(z) + z_loss lse²`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LossForm {
+    /// The share of the target that all tokens divide equally (Szegedy et al. 2016), as torch counts it.
+    pub label_smoothing: f32,
+    /// The weight of `lse²`, which keeps the logits from drifting (Chowdhery et al. 2022).
+    pub z_loss: f32,
+}
 
 /// The head's input `x [N, d_model]`, its weights `w [vocab, d_model]`, and the token wanted at each row `[N]`.
 #[derive(Clone, Copy)]
@@ -18,9 +29,10 @@ pub struct LinearLoss<'a> {
     pub vocab: usize,
     /// What the products multiply.
     pub precision: Precision,
+    pub form: LossForm,
 }
 
-/// `nll[i] = lse[i] - logit of targets[i]`, 0 where ignored; `lse[i]` = log of the sum of the exponentials of row
+/// `nll[i] = lse[i] - logit of targets[i]` and what [`LossForm`] adds, 0 where ignored; `lse[i]` = log of the sum of the exponentials of row
 /// `i`'s logits, 0 where ignored. Both `[N]`.
 pub fn linear_nll_forward(l: &LinearLoss, nll: &mut [f32], lse: &mut [f32]) {
     l.check("linear_nll_forward", &[("nll", nll.len()), ("lse", lse.len())]);
@@ -35,7 +47,7 @@ pub fn linear_nll_forward(l: &LinearLoss, nll: &mut [f32], lse: &mut [f32]) {
             .zip(logits.par_chunks(l.vocab))
             .map(|(&i, z)| {
                 let lse = row_lse(level, z);
-                (lse - z[l.targets[i] as usize], lse)
+                (l.form.loss(level, z, lse, l.targets[i] as usize), lse)
             })
             .collect();
         for (&i, found) in rows.iter().zip(found) {
@@ -63,6 +75,32 @@ pub fn linear_cross_entropy(l: &LinearLoss, weights: &[f32], nll: &mut [f32], dx
 const CHUNK: usize = 4 << 20;
 const MIN_ROWS: usize = 512;
 const MAX_ROWS: usize = 1024;
+
+impl LossForm {
+    /// The loss of a row of logits.
+    fn loss(&self, level: Level, z: &[f32], lse: f32, target: usize) -> f32 {
+        let Self { label_smoothing: s, z_loss } = *self;
+        let mut loss = lse - z[target];
+        if s != 0.0 {
+            loss += s * (z[target] - row_sum(level, z) / z.len() as f32);
+        }
+        if z_loss != 0.0 {
+            loss += z_loss * lse * lse;
+        }
+        loss
+    }
+
+    /// Turns a row of logits into `weight` times the slope of its loss.
+    fn slope(&self, level: Level, z: &mut [f32], lse: f32, target: usize, weight: f32) {
+        let Self { label_smoothing: s, z_loss } = *self;
+        row_softmax(level, z, lse, weight * (1.0 + 2.0 * z_loss * lse));
+        if s != 0.0 {
+            let share = weight * s / z.len() as f32;
+            z.iter_mut().for_each(|z| *z -= share);
+        }
+        z[target] -= weight * (1.0 - s);
+    }
+}
 
 impl LinearLoss<'_> {
     fn weights(&self) -> Mat<'_> {
@@ -125,12 +163,11 @@ impl LinearLoss<'_> {
                 .map(|(&i, z)| {
                     let (target, weight) = (self.targets[i] as usize, weights[i]);
                     let lse = lse.map_or_else(|| row_lse(level, z), |lse| lse[i]);
-                    let loss = lse - z[target];
+                    let loss = self.form.loss(level, z, lse, target);
                     if weight == 0.0 {
                         z.fill(0.0);
                     } else {
-                        row_softmax(level, z, lse, weight);
-                        z[target] -= weight;
+                        self.form.slope(level, z, lse, target, weight);
                     }
                     loss
                 })

@@ -1,126 +1,90 @@
-//! Root-mean-square normalisation.
+//! Root-mean-square and layer normalisation, alone or of a sum that is computed on the way.
 
-use crate::scratch;
-use crate::simd::{self, Kernel, Simd};
-use rayon::prelude::*;
+mod backward;
+mod forward;
 
-/// Rows per task, and per partial sum of `dw`.
+use crate::simd::{Simd, each_vector};
+
+/// Rows per task, and per partial sum of `dw` and `db`.
 const ROWS: usize = 32;
 
-/// `y = x * rstd * w` with `rstd = 1 / sqrt(mean(x²) + eps)` per row: x, y `[N, D]`, w `[D]`, rstd `[N]`.
-pub fn rms_norm_forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32]) {
-    let d = w.len();
-    assert_eq!(x.len(), rstd.len() * d, "rms_norm_forward: x has {} floats, rstd x w {}", x.len(), rstd.len() * d);
-    assert_eq!(y.len(), x.len(), "rms_norm_forward: y has {} floats, x {}", y.len(), x.len());
-    if d == 0 {
-        return rstd.fill(eps.sqrt().recip());
-    }
-    let level = simd::level();
-    let tasks = x.par_chunks(ROWS * d).zip(y.par_chunks_mut(ROWS * d)).zip(rstd.par_chunks_mut(ROWS));
-    tasks.for_each(|((x, y), rstd)| simd::run(level, Forward { x, w, eps, y, rstd }));
+/// `y = (x - mean) * rstd * w + b` per row, with `rstd = 1 / sqrt(mean((x - mean)²) + eps)`. `mean` is that of the row
+/// where the norm centers (LayerNorm, Ba et al. 2016), else 0 (RMSNorm, Zhang and Sennrich 2019).
+#[derive(Clone, Copy)]
+pub struct Norm<'a> {
+    /// `[D]`.
+    pub w: &'a [f32],
+    /// `[D]`; a norm that does not center has none.
+    pub b: Option<&'a [f32]>,
+    pub eps: f32,
+    pub center: bool,
 }
 
-struct Forward<'a> {
-    x: &'a [f32],
-    w: &'a [f32],
-    eps: f32,
-    y: &'a mut [f32],
-    rstd: &'a mut [f32],
+/// What the backward pass needs of each row, `[N]`; `mean` is empty where the norm does not center.
+pub struct NormStats<'a> {
+    pub mean: &'a mut [f32],
+    pub rstd: &'a mut [f32],
 }
 
-impl Kernel for Forward<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+/// What the forward pass was given and found, x `[N, D]`; `x` is the sum where there was one.
+#[derive(Clone, Copy)]
+pub struct NormSaved<'a> {
+    pub x: &'a [f32],
+    pub mean: &'a [f32],
+    pub rstd: &'a [f32],
+}
+
+/// Where a norm's gradients go: `dx [N, D]`, `dw [D]`, and `db [D]` where it has a bias.
+pub struct NormGrads<'a> {
+    pub dx: &'a mut [f32],
+    pub dw: &'a mut [f32],
+    pub db: Option<&'a mut [f32]>,
+}
+
+/// The norm of each row: x and y `[N, D]`.
+pub fn norm_forward(norm: &Norm, x: &[f32], y: &mut [f32], stats: NormStats<'_>) {
+    forward::run(norm, x, [&mut [], y], stats);
+}
+
+/// `sum += x` and the norm of each row of the sum in one pass, all `[N, D]`.
+pub fn add_norm_forward(norm: &Norm, x: &[f32], sum: &mut [f32], y: &mut [f32], stats: NormStats<'_>) {
+    assert_eq!(sum.len(), x.len(), "add_norm_forward: sum has {} floats, x {}", sum.len(), x.len());
+    forward::run(norm, x, [sum, y], stats);
+}
+
+/// The gradients of [`norm_forward`] for the gradient `dy` of its result; overwrites them. With `d_sum`, the gradients
+/// of [`add_norm_forward`] for those of both its results: `dx` is then the gradient
+/// of both summands alike.
+pub fn norm_backward(norm: &Norm, saved: &NormSaved, dy: &[f32], d_sum: Option<&[f32]>, grads: NormGrads<'_>) {
+    backward::run(norm, saved, dy, d_sum.unwrap_or(&[]), grads);
+}
+
+impl Norm<'_> {
+    fn check(&self, what: &str, x: usize, mean: usize, rstd: usize) {
         let d = self.w.len();
-        let even = d / S::LANES * S::LANES;
-        for ((x, y), rstd) in self.x.chunks_exact(d).zip(self.y.chunks_exact_mut(d)).zip(self.rstd) {
-            let mut sum = s.zero();
-            for i in (0..even).step_by(S::LANES) {
-                let v = s.at(x, i);
-                sum = s.fma(v, v, sum);
-            }
-            if even < d {
-                let v = s.tail(x, even, 0.0);
-                sum = s.fma(v, v, sum);
-            }
-            *rstd = (s.reduce_sum(sum) / d as f32 + self.eps).sqrt().recip();
-            let scale = s.splat(*rstd);
-            for i in (0..even).step_by(S::LANES) {
-                s.put(y, i, s.mul(s.mul(s.at(x, i), scale), s.at(self.w, i)));
-            }
-            if even < d {
-                s.put_tail(y, even, s.mul(s.mul(s.tail(x, even, 0.0), scale), s.tail(self.w, even, 0.0)));
-            }
+        assert_eq!(x, rstd * d, "{what}: x has {x} floats, rstd x w {}", rstd * d);
+        assert_eq!(mean, if self.center { rstd } else { 0 }, "{what}: mean has {mean} floats, rstd {rstd}");
+        assert!(self.center || self.b.is_none(), "{what}: a norm that does not center has no bias");
+        if let Some(b) = self.b {
+            assert_eq!(b.len(), d, "{what}: b has {} floats, w {d}", b.len());
         }
     }
 }
 
-/// The gradients of [`rms_norm_forward`] for the gradient `dy` of its result; overwrites `dx` and `dw`.
-pub fn rms_norm_backward(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
-    let d = w.len();
-    assert_eq!(x.len(), rstd.len() * d, "rms_norm_backward: x has {} floats, rstd x w {}", x.len(), rstd.len() * d);
-    assert_eq!(dy.len(), x.len(), "rms_norm_backward: dy has {} floats, x {}", dy.len(), x.len());
-    assert_eq!(dx.len(), x.len(), "rms_norm_backward: dx has {} floats, x {}", dx.len(), x.len());
-    assert_eq!(dw.len(), d, "rms_norm_backward: dw has {} floats, w {d}", dw.len());
-    dw.fill(0.0);
-    if d == 0 {
-        return;
-    }
-    let level = simd::level();
-    scratch::with(rstd.len().div_ceil(ROWS) * d, |parts| {
-        let rows = (x.par_chunks(ROWS * d), dy.par_chunks(ROWS * d), rstd.par_chunks(ROWS));
-        let tasks = (rows, dx.par_chunks_mut(ROWS * d), parts.par_chunks_mut(d)).into_par_iter();
-        tasks.for_each(|((x, dy, rstd), dx, dw)| {
-            dw.fill(0.0);
-            simd::run(level, Backward { x, w, rstd, dy, dx, dw });
-        });
-        for part in parts.chunks_exact(d) {
-            dw.iter_mut().zip(part).for_each(|(sum, p)| *sum += p);
-        }
+/// Both halves of a slice that is either empty or at least `at` long.
+fn halves(x: &[f32], at: usize) -> (&[f32], &[f32]) {
+    x.split_at(at.min(x.len()))
+}
+
+fn halves_mut(x: &mut [f32], at: usize) -> (&mut [f32], &mut [f32]) {
+    let at = at.min(x.len());
+    x.split_at_mut(at)
+}
+
+/// `sum += x`
+#[inline(always)]
+fn add<S: Simd>(s: S, x: &[f32], sum: &mut [f32]) {
+    each_vector!(x.len(), W, j => {
+        s.set::<W>(sum, j, s.add(s.get::<W>(x, j, 0.0), s.get::<W>(sum, j, 0.0)));
     });
-}
-
-struct Backward<'a> {
-    x: &'a [f32],
-    w: &'a [f32],
-    rstd: &'a [f32],
-    dy: &'a [f32],
-    dx: &'a mut [f32],
-    dw: &'a mut [f32],
-}
-
-impl Kernel for Backward<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let (w, d) = (self.w, self.w.len());
-        let even = d / S::LANES * S::LANES;
-        let rows = self.x.chunks_exact(d).zip(self.dy.chunks_exact(d)).zip(self.rstd);
-        for (((x, dy), &rstd), dx) in rows.zip(self.dx.chunks_exact_mut(d)) {
-            let scale = s.splat(rstd);
-            let mut dot = s.zero();
-            for i in (0..even).step_by(S::LANES) {
-                let (x, g) = (s.at(x, i), s.at(dy, i));
-                let gx = s.mul(g, x);
-                dot = s.fma(gx, s.at(w, i), dot);
-                s.put(self.dw, i, s.fma(gx, scale, s.at(self.dw, i)));
-            }
-            if even < d {
-                let gx = s.mul(s.tail(dy, even, 0.0), s.tail(x, even, 0.0));
-                dot = s.fma(gx, s.tail(w, even, 0.0), dot);
-                s.put_tail(self.dw, even, s.fma(gx, scale, s.tail(self.dw, even, 0.0)));
-            }
-            // dx = rstd * (dy * w - x * rstd² * mean(dy * w * x))
-            let back = s.splat(-s.reduce_sum(dot) / d as f32 * rstd * rstd);
-            for i in (0..even).step_by(S::LANES) {
-                let g = s.mul(s.at(dy, i), s.at(w, i));
-                s.put(dx, i, s.mul(scale, s.fma(s.at(x, i), back, g)));
-            }
-            if even < d {
-                let g = s.mul(s.tail(dy, even, 0.0), s.tail(w, even, 0.0));
-                s.put_tail(dx, even, s.mul(scale, s.fma(s.tail(x, even, 0.0), back, g)));
-            }
-        }
-    }
 }

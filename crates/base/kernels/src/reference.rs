@@ -1,17 +1,18 @@
 //! Every operation as its definition reads: plain loops, sums in double precision. What the fast versions are tested
 //! against, and where to look up what they compute.
 
-use crate::{AttentionGrads, AttentionSaved, AttentionShape, IGNORE, LinearLoss, Mat, Q8, RopeTable, Spans};
-
-mod optim;
-
-pub use optim::{adafactor_matrix, adafactor_vector, adamw, add_with_squares, lion, muon, sgd, sum_of_squares};
+use crate::{
+    Activation, AttentionGrads, AttentionSaved, AttentionShape, Dropout, IGNORE, LinearLoss, Mat, Norm, NormGrads,
+    NormSaved, NormStats, Q8, RopeTable, Spans, philox,
+};
 
 mod experts;
+mod optim;
 mod recurrent;
 mod scan;
 
 pub use experts::*;
+pub use optim::{adafactor_matrix, adafactor_vector, adamw, add_with_squares, lion, muon, sgd, sum_of_squares};
 pub use recurrent::*;
 pub use scan::*;
 
@@ -74,6 +75,10 @@ fn queries(s: &AttentionShape) -> impl Iterator<Item = (usize, usize, usize)> + 
     (0..batch * heads * seq).map(move |t| (t / seq / heads, t % seq, t / seq % heads))
 }
 
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 /// See [`crate::attention_forward`].
 pub fn attention_forward(
     q: &[f32],
@@ -134,33 +139,54 @@ pub fn attention_backward(
     }
 }
 
-/// See [`crate::rms_norm_forward`].
-pub fn rms_norm_forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32], rstd: &mut [f32]) {
-    let d = w.len();
-    for i in 0..rstd.len() {
-        let mean = x[i * d..][..d].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / d as f64;
-        rstd[i] = (1.0 / (mean + f64::from(eps)).sqrt()) as f32;
+/// See [`crate::norm_forward`].
+pub fn norm_forward(norm: &Norm, x: &[f32], y: &mut [f32], stats: NormStats<'_>) {
+    let d = norm.w.len();
+    for i in 0..stats.rstd.len() {
+        let row: Vec<f64> = x[i * d..][..d].iter().map(|x| f64::from(*x)).collect();
+        let mean = if norm.center { row.iter().sum::<f64>() / d as f64 } else { 0.0 };
+        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
+        let rstd = 1.0 / (variance + f64::from(norm.eps)).sqrt();
         for j in 0..d {
-            y[i * d + j] = x[i * d + j] * rstd[i] * w[j];
+            let shift = norm.b.map_or(0.0, |b| f64::from(b[j]));
+            y[i * d + j] = ((row[j] - mean) * rstd * f64::from(norm.w[j]) + shift) as f32;
+        }
+        stats.rstd[i] = rstd as f32;
+        if norm.center {
+            stats.mean[i] = mean as f32;
         }
     }
 }
 
-/// See [`crate::rms_norm_backward`].
-pub fn rms_norm_backward(x: &[f32], w: &[f32], rstd: &[f32], dy: &[f32], dx: &mut [f32], dw: &mut [f32]) {
-    let d = w.len();
-    let mut sums = vec![0.0f64; d];
-    for i in 0..rstd.len() {
-        let r = f64::from(rstd[i]);
-        let (x, dy) = (&x[i * d..][..d], &dy[i * d..][..d]);
-        let dot: f64 = (0..d).map(|j| f64::from(dy[j]) * f64::from(w[j]) * f64::from(x[j])).sum();
+/// See [`crate::add_norm_forward`].
+pub fn add_norm_forward(norm: &Norm, x: &[f32], sum: &mut [f32], y: &mut [f32], stats: NormStats<'_>) {
+    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+    norm_forward(norm, sum, y, stats);
+}
+
+/// See [`crate::norm_backward`].
+pub fn norm_backward(norm: &Norm, saved: &NormSaved, dy: &[f32], d_sum: Option<&[f32]>, grads: NormGrads<'_>) {
+    let d = norm.w.len();
+    let (mut dw, mut db) = (vec![0.0f64; d], vec![0.0f64; d]);
+    for i in 0..saved.rstd.len() {
+        let rstd = f64::from(saved.rstd[i]);
+        let mean = if norm.center { f64::from(saved.mean[i]) } else { 0.0 };
+        let at = |x: &[f32], j: usize| f64::from(x[i * d + j]);
+        let (unit, g): (Vec<f64>, Vec<f64>) =
+            (0..d).map(|j| ((at(saved.x, j) - mean) * rstd, at(dy, j) * f64::from(norm.w[j]))).unzip();
+        let lift = if norm.center { g.iter().sum::<f64>() / d as f64 } else { 0.0 };
+        let dot = g.iter().zip(&unit).map(|(g, u)| g * u).sum::<f64>() / d as f64;
         for j in 0..d {
-            let g = f64::from(dy[j]) * f64::from(w[j]);
-            dx[i * d + j] = (r * (g - f64::from(x[j]) * r * r * dot / d as f64)) as f32;
-            sums[j] += f64::from(dy[j]) * f64::from(x[j]) * r;
+            let through = d_sum.map_or(0.0, |d_sum| at(d_sum, j));
+            grads.dx[i * d + j] = (through + rstd * (g[j] - lift - unit[j] * dot)) as f32;
+            dw[j] += at(dy, j) * unit[j];
+            db[j] += at(dy, j);
         }
     }
-    dw.iter_mut().zip(sums).for_each(|(dw, sum)| *dw = sum as f32);
+    grads.dw.iter_mut().zip(dw).for_each(|(to, x)| *to = x as f32);
+    if let Some(to) = grads.db {
+        to.iter_mut().zip(db).for_each(|(to, x)| *to = x as f32);
+    }
 }
 
 /// See [`crate::rope`].
@@ -180,25 +206,66 @@ pub fn rope(x: &mut [f32], positions: &[u32], table: &RopeTable, n_heads: usize,
     }
 }
 
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-/// See [`crate::swiglu_forward`].
-pub fn swiglu_forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
-    for i in 0..y.len() {
-        let g = f64::from(gate[i]);
-        y[i] = (g * sigmoid(g) * f64::from(up[i])) as f32;
+/// An activation and its slope.
+fn curve(f: Activation, x: f64) -> (f64, f64) {
+    match f {
+        Activation::Silu => {
+            let sig = 1.0 / (1.0 + (-x).exp());
+            (x * sig, sig * (1.0 + x * (1.0 - sig)))
+        }
+        Activation::GeluTanh => {
+            let scale = (2.0 / std::f64::consts::PI).sqrt();
+            let t = (scale * (x + 0.044_715 * x.powi(3))).tanh();
+            let slope = scale * (1.0 + 3.0 * 0.044_715 * x * x);
+            (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
+        }
+        Activation::GeluErf => {
+            let phi = 0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
+            (x * phi, phi + x * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt())
+        }
+        Activation::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
+        Activation::ReluSquared => (x.max(0.0).powi(2), 2.0 * x.max(0.0)),
     }
 }
 
-/// See [`crate::swiglu_backward`].
-pub fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+/// Its power series times e^-x² (Abramowitz and Stegun, 7.1.6), which has no cancellation.
+fn erf(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= 2.0 * x * x / f64::from(2 * n + 1);
+        sum += term;
+    }
+    2.0 / std::f64::consts::PI.sqrt() * (-x * x).exp() * sum
+}
+
+/// See [`crate::activation_forward`].
+pub fn activation_forward(f: Activation, x: &[f32], y: &mut [f32]) {
+    y.iter_mut().zip(x).for_each(|(y, x)| *y = curve(f, f64::from(*x)).0 as f32);
+}
+
+/// See [`crate::activation_backward`].
+pub fn activation_backward(f: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     for i in 0..dy.len() {
-        let (g, u, dy) = (f64::from(gate[i]), f64::from(up[i]), f64::from(dy[i]));
-        let sig = sigmoid(g);
-        dgate[i] = (dy * u * sig * (1.0 + g * (1.0 - sig))) as f32;
-        dup[i] = (dy * g * sig) as f32;
+        dx[i] = (f64::from(dy[i]) * curve(f, f64::from(x[i])).1) as f32;
+    }
+}
+
+/// See [`crate::gated_forward`].
+pub fn gated_forward(f: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    for i in 0..y.len() {
+        y[i] = (curve(f, f64::from(gate[i])).0 * f64::from(up[i])) as f32;
+    }
+}
+
+/// See [`crate::gated_backward`].
+pub fn gated_backward(f: Activation, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    for i in 0..dy.len() {
+        let (value, slope) = curve(f, f64::from(gate[i]));
+        dgate[i] = (f64::from(dy[i]) * f64::from(up[i]) * slope) as f32;
+        dup[i] = (f64::from(dy[i]) * value) as f32;
     }
 }
 
@@ -244,7 +311,11 @@ pub fn linear_nll_forward(l: &LinearLoss, nll: &mut [f32], lse: &mut [f32]) {
         (nll[i], lse[i]) = (0.0, 0.0);
         if t != IGNORE {
             let (z, sum) = logits(l, i);
-            (nll[i], lse[i]) = ((sum - z[t as usize]) as f32, sum as f32);
+            let (smooth, z_loss) = (f64::from(l.form.label_smoothing), f64::from(l.form.z_loss));
+            // -log p of the target and its mean over all tokens.
+            let (wanted, all) = (sum - z[t as usize], sum - z.iter().sum::<f64>() / l.vocab as f64);
+            let loss = (1.0 - smooth) * wanted + smooth * all + z_loss * sum * sum;
+            (nll[i], lse[i]) = (loss as f32, sum as f32);
         }
     }
 }
@@ -256,8 +327,10 @@ pub fn linear_nll_backward(l: &LinearLoss, d_nll: &[f32], dx: &mut [f32], dw: &m
     for (i, &t) in l.targets.iter().enumerate().filter(|(_, t)| **t != IGNORE) {
         let (z, lse) = logits(l, i);
         for v in 0..l.vocab {
+            let (smooth, z_loss) = (f64::from(l.form.label_smoothing), f64::from(l.form.z_loss));
             let hit = if v == t as usize { 1.0 } else { 0.0 };
-            let dz = ((z[v] - lse).exp() - hit) * f64::from(d_nll[i]);
+            let wanted = (1.0 - smooth) * hit + smooth / l.vocab as f64;
+            let dz = ((z[v] - lse).exp() * (1.0 + 2.0 * z_loss * lse) - wanted) * f64::from(d_nll[i]);
             for j in 0..d {
                 sx[i * d + j] += dz * f64::from(l.w[v * d + j]);
                 sw[v * d + j] += dz * f64::from(l.x[i * d + j]);
@@ -298,5 +371,35 @@ pub fn log_softmax_rows(x: &[f32], cols: usize, y: &mut [f32]) {
         let max = x.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
         let lse = max + x.iter().map(|&x| (f64::from(x) - max).exp()).sum::<f64>().ln();
         y.iter_mut().zip(x).for_each(|(y, &x)| *y = (f64::from(x) - lse) as f32);
+    }
+}
+
+/// See [`crate::softmax_rows`].
+pub fn softmax_rows(x: &[f32], cols: usize, y: &mut [f32]) {
+    for (x, y) in x.chunks(cols).zip(y.chunks_mut(cols)) {
+        let max = x.iter().fold(f64::NEG_INFINITY, |m, &x| m.max(f64::from(x)));
+        let sum: f64 = x.iter().map(|&x| (f64::from(x) - max).exp()).sum();
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = ((f64::from(x) - max).exp() / sum) as f32);
+    }
+}
+
+/// See [`crate::softmax_rows_backward`].
+pub fn softmax_rows_backward(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32]) {
+    for ((y, dy), dx) in y.chunks(cols).zip(dy.chunks(cols)).zip(dx.chunks_mut(cols)) {
+        let dot: f64 = y.iter().zip(dy).map(|(y, g)| f64::from(*y) * f64::from(*g)).sum();
+        for j in 0..dx.len() {
+            dx[j] = (f64::from(y[j]) * (f64::from(dy[j]) - dot)) as f32;
+        }
+    }
+}
+
+/// See [`crate::dropout`].
+pub fn dropout(d: &Dropout, x: &[f32], y: &mut [f32]) {
+    let halves = |x: u64| [x as u32, (x >> 32) as u32];
+    for i in 0..x.len() {
+        let ([low, high], [s0, s1]) = (halves((i / 64 * 16 + i % 16) as u64), halves(d.stream));
+        let random = philox([low, high, s0, s1], halves(d.seed))[i % 64 / 16];
+        let kept = f64::from(random) / 4_294_967_296.0 >= f64::from(d.p);
+        y[i] = x[i] * if kept { 1.0 / (1.0 - d.p) } else { 0.0 };
     }
 }

@@ -45,6 +45,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// `if a < b { yes } else { no }`
     fn select_less(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// `if a > 0 { 1 } else { 0 }`
+    fn positive(self, a: Self::V) -> Self::V;
     fn sqrt(self, a: Self::V) -> Self::V;
     /// To the nearest integer, for |a| < 2^22.
     fn round(self, a: Self::V) -> Self::V;
@@ -117,6 +119,17 @@ pub trait Simd: Copy + Send + Sync + 'static {
         x[i..i + n].copy_from_slice(&t[..n]);
     }
 
+    /// The vector at `x[i..]`: a whole one, or the last, incomplete one, filled up with `fill`.
+    #[inline(always)]
+    fn get<const WHOLE: bool>(self, x: &[f32], i: usize, fill: f32) -> Self::V {
+        if WHOLE { self.at(x, i) } else { self.tail(x, i, fill) }
+    }
+
+    #[inline(always)]
+    fn set<const WHOLE: bool>(self, x: &mut [f32], i: usize, v: Self::V) {
+        if WHOLE { self.put(x, i, v) } else { self.put_tail(x, i, v) }
+    }
+
     /// e^x to about 1e-7 of its value on -87.3..=88; below it about 1e-38, above it about 1.6e38; NaN stays NaN.
     #[inline(always)]
     fn exp(self, x: Self::V) -> Self::V {
@@ -147,6 +160,24 @@ pub trait Simd: Copy + Send + Sync + 'static {
         self.sub(one, self.div(self.splat(2.0), self.add(e, one)))
     }
 }
+
+/// Runs a block for each vector of `0..$len`, first with `$whole` true for the whole ones, then with `$whole` false for
+/// the incomplete one, if there is one. Inside a function that is generic over `S: Simd`.
+macro_rules! each_vector {
+    ($len:expr, $whole:ident, $i:ident => $body:block) => {
+        let even = $len / S::LANES * S::LANES;
+        for $i in (0..even).step_by(S::LANES) {
+            const $whole: bool = true;
+            $body
+        }
+        if even < $len {
+            const $whole: bool = false;
+            let $i = even;
+            $body
+        }
+    };
+}
+pub(crate) use each_vector;
 
 /// A loop that is compiled once per instruction set. Mark `run` `#[inline(always)]`.
 pub trait Kernel {

@@ -1,45 +1,9 @@
-//! Norms, rotary positions, activations, embeddings and softmax against plain loops.
+//! Rotary positions, embeddings, softmax, dropout and the optimizer against plain loops.
 mod common;
 use common::{assert_close, assert_same_on_any_threads, assert_slope, at_every_level, noise};
 use cupola_kernels::*;
 
 const SHAPES: [(usize, usize); 7] = [(1, 1), (3, 5), (2, 8), (70, 33), (65, 64), (33, 257), (100, 288)];
-
-#[test]
-fn rms_norm_equals_its_definition() {
-    at_every_level(|| {
-        for (n, d) in SHAPES {
-            let (x, w, dy) = (noise(n * d, 1), noise(d, 2), noise(n * d, 3));
-            let run = |forward: Forward, backward: Backward| {
-                let (mut y, mut rstd, mut dx, mut dw) =
-                    (vec![0.0; n * d], vec![0.0; n], vec![0.0; n * d], vec![9.0; d]);
-                forward(&x, &w, 1e-5, &mut y, &mut rstd);
-                backward(&x, &w, &rstd, &dy, &mut dx, &mut dw);
-                [y, rstd, dx, dw]
-            };
-            let got = run(rms_norm_forward, rms_norm_backward);
-            let want = run(reference::rms_norm_forward, reference::rms_norm_backward);
-            got.iter().zip(&want).for_each(|(g, w)| assert_close(&format!("[{n}, {d}]"), g, w, 2e-5));
-        }
-    });
-}
-type Forward = fn(&[f32], &[f32], f32, &mut [f32], &mut [f32]);
-type Backward = fn(&[f32], &[f32], &[f32], &[f32], &mut [f32], &mut [f32]);
-
-#[test]
-fn rms_norm_gradients_are_slopes() {
-    let (x, w, dy) = (noise(6, 1), noise(3, 2), noise(6, 3));
-    let loss = |x: &[f32], w: &[f32]| {
-        let (mut y, mut rstd) = (vec![0.0; 6], vec![0.0; 2]);
-        rms_norm_forward(x, w, 0.1, &mut y, &mut rstd);
-        y.iter().zip(&dy).map(|(y, g)| f64::from(*y) * f64::from(*g)).sum()
-    };
-    let (mut y, mut rstd, mut dx, mut dw) = ([0.0; 6], [0.0; 2], [0.0; 6], [0.0; 3]);
-    rms_norm_forward(&x, &w, 0.1, &mut y, &mut rstd);
-    rms_norm_backward(&x, &w, &rstd, &dy, &mut dx, &mut dw);
-    assert_slope("dx", &x, &dx, |x| loss(x, &w));
-    assert_slope("dw", &w, &dw, |w| loss(&x, w));
-}
 
 #[test]
 fn rope_equals_its_definition_and_its_inverse_undoes_it() {
@@ -58,35 +22,6 @@ fn rope_equals_its_definition_and_its_inverse_undoes_it() {
             rope(&mut got, &positions, &table, heads, d_head, true);
             assert_close("undone", &got, &x, 1e-6);
         }
-    });
-}
-
-#[test]
-fn swiglu_equals_its_definition() {
-    at_every_level(|| {
-        for len in [1, 7, 8, 17, 1000, 40_001] {
-            let gate: Vec<f32> = noise(len, 1).iter().map(|x| x * 12.0).collect();
-            let (up, dy) = (noise(len, 2), noise(len, 3));
-            let [mut y, mut dg, mut du, mut ry, mut rg, mut ru] = [(); 6].map(|()| vec![0.0; len]);
-            swiglu_forward(&gate, &up, &mut y);
-            reference::swiglu_forward(&gate, &up, &mut ry);
-            swiglu_backward(&gate, &up, &dy, &mut dg, &mut du);
-            reference::swiglu_backward(&gate, &up, &dy, &mut rg, &mut ru);
-            assert_close("y", &y, &ry, 1e-6);
-            assert_close("dgate", &dg, &rg, 2e-6);
-            assert_close("dup", &du, &ru, 1e-6);
-        }
-    });
-}
-
-#[test]
-fn extreme_gates_saturate_and_nan_survives() {
-    at_every_level(|| {
-        let gate = [-1e30, -200.0, -90.0, 0.0, 90.0, 200.0, f32::NAN, 1.0, f32::NAN];
-        let mut y = [0.0; 9];
-        swiglu_forward(&gate, &[1.0; 9], &mut y);
-        assert!(y[1].abs() < 1e-30 && y[2].abs() < 1e-30 && y[3] == 0.0 && y[4] == 90.0 && y[5] == 200.0, "{y:?}");
-        assert!(y[6].is_nan() && y[8].is_nan() && (y[7] - 0.731_058_6).abs() < 1e-6, "{y:?}");
     });
 }
 
@@ -124,17 +59,131 @@ fn log_softmax_equals_its_definition() {
 }
 
 #[test]
+fn softmax_equals_its_definition() {
+    at_every_level(|| {
+        for (n, d) in SHAPES {
+            let x: Vec<f32> = noise(n * d, 1).iter().map(|x| x * 30.0).collect();
+            let dy = noise(n * d, 2);
+            let [mut y, mut dx, mut ry, mut rx] = [(); 4].map(|()| vec![9.0; n * d]);
+            softmax_rows(&x, d, &mut y);
+            reference::softmax_rows(&x, d, &mut ry);
+            softmax_rows_backward(&y, &dy, d, &mut dx);
+            reference::softmax_rows_backward(&ry, &dy, d, &mut rx);
+            assert_close(&format!("y of [{n}, {d}]"), &y, &ry, 5e-6);
+            assert_close(&format!("dx of [{n}, {d}]"), &dx, &rx, 5e-6);
+        }
+    });
+}
+
+#[test]
+fn softmax_gradients_are_slopes() {
+    let (x, dy) = (noise(14, 1), noise(14, 2));
+    let (mut y, mut dx) = (vec![0.0; 14], vec![0.0; 14]);
+    softmax_rows(&x, 7, &mut y);
+    softmax_rows_backward(&y, &dy, 7, &mut dx);
+    assert_slope("dx", &x, &dx, |x| {
+        let mut y = vec![0.0; 14];
+        reference::softmax_rows(x, 7, &mut y);
+        y.iter().zip(&dy).map(|(y, g)| f64::from(*y) * f64::from(*g)).sum()
+    });
+}
+
+/// The answers of Random123, the generator's first implementation (`kat_vectors`, philox4x32 10).
+#[test]
+fn philox_gives_the_known_answers() {
+    for (counter, key, answer) in [
+        ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+        ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
+        (
+            [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+            [0xa409_3822, 0x299f_31d0],
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
+        ),
+    ] {
+        assert_eq!(philox(counter, key), answer);
+    }
+}
+
+#[test]
+fn dropout_equals_its_definition_bit_for_bit_at_every_level() {
+    at_every_level(|| {
+        for (len, p) in [(1, 0.5), (63, 0.1), (65, 0.9), (40_001, 0.3), (200, 0.0)] {
+            let d = Dropout { p, seed: 0x1234_5678_9abc_def0, stream: (7 << 32) + 5 };
+            let x = noise(len, 1);
+            let (mut got, mut want) = (vec![9.0; len], vec![8.0; len]);
+            dropout(&d, &x, &mut got);
+            reference::dropout(&d, &x, &mut want);
+            assert_eq!(got, want);
+        }
+    });
+}
+
+#[test]
+fn dropout_drops_its_share_and_differs_by_seed_and_stream() {
+    let masks = [(1, 0), (2, 0), (1, 1)].map(|(seed, stream)| {
+        let mut y = vec![0.0; 100_000];
+        dropout(&Dropout { p: 0.2, seed, stream }, &vec![1.0; 100_000], &mut y);
+        let kept = y.iter().filter(|y| **y != 0.0).count();
+        // Four deviations of a binomial distribution.
+        assert!((kept as f64 - 80_000.0).abs() < 4.0 * (100_000.0f64 * 0.16).sqrt(), "{kept} kept");
+        assert!(y.iter().all(|y| *y == 0.0 || *y == 1.25));
+        y
+    });
+    assert!(masks[0] != masks[1] && masks[0] != masks[2] && masks[1] != masks[2]);
+}
+
+#[test]
+fn dropout_hides_no_nan() {
+    let mut y = [0.0; 64];
+    dropout(&Dropout { p: 0.5, seed: 3, stream: 0 }, &[f32::NAN; 64], &mut y);
+    assert!(y.iter().all(|y| y.is_nan()));
+}
+
+#[test]
+fn adamw_equals_its_definition_over_steps() {
+    at_every_level(|| {
+        for len in [1, 8, 19, 40_001] {
+            let mut got = [noise(len, 1), vec![0.0; len], vec![0.0; len]];
+            let mut want = got.clone();
+            for step in 1..=3 {
+                let g = noise(len, 10 + step);
+                let h =
+                    AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step, grad_scale: 0.5 };
+                let [p, m, v] = &mut got;
+                adamw(p, &g, m, v, &h);
+                let [p, m, v] = &mut want;
+                reference::adamw(p, &g, m, v, &h);
+            }
+            got.iter().zip(&want).for_each(|(g, w)| assert_close("state", g, w, 2e-6));
+        }
+    });
+}
+
+#[test]
+fn sum_of_squares_equals_its_definition() {
+    at_every_level(|| {
+        for len in [0, 1, 15, 17, 200_003] {
+            let x = noise(len, 1);
+            let (got, want) = (sum_of_squares(&x), reference::sum_of_squares(&x));
+            assert!((got - want).abs() <= 1e-12 * want, "{got} is not {want}");
+        }
+    });
+}
+
+#[test]
 fn threads_change_no_bit() {
     let (n, d) = (700, 96);
     assert_same_on_any_threads(|| {
-        let (x, w, dy) = (noise(n * d, 1), noise(d, 2), noise(n * d, 3));
+        let dy = noise(n * d, 3);
         let ids: Vec<u32> = (0..n as u32).map(|i| i * i % 200).collect();
-        let (mut y, mut rstd, mut dx, mut dw) = (vec![0.0; n * d], vec![0.0; n], vec![0.0; n * d], vec![0.0; d]);
-        rms_norm_forward(&x, &w, 1e-5, &mut y, &mut rstd);
-        rms_norm_backward(&x, &w, &rstd, &dy, &mut dx, &mut dw);
         let mut table = vec![0.0; 200 * d];
         embedding_backward(&dy, &ids, d, &mut table);
-        [y, rstd, dx, dw, table].concat()
+        let sum = sum_of_squares(&dy);
+        let (mut y, mut dx, mut dropped) = (vec![0.0; n * d], vec![0.0; n * d], vec![0.0; n * d]);
+        softmax_rows(&dy, d, &mut y);
+        softmax_rows_backward(&y, &dy, d, &mut dx);
+        dropout(&Dropout { p: 0.3, seed: 1, stream: 2 }, &dy, &mut dropped);
+        [table, y, dx, dropped, vec![sum as f32, (sum - f64::from(sum as f32)) as f32]].concat()
     });
 }
 

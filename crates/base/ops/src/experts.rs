@@ -165,6 +165,7 @@ pub struct ExpertWeights {
 /// `sum over j of weights[i, j] · down_e(silu(gate_e(x_i)) · up_e(x_i))`: x `[N, D]`, weights `[N, k]`.
 pub fn experts_swiglu(x: Tensor<2>, weights: Tensor<2>, w: ExpertWeights, order: &Arc<ExpertOrder>) -> Tensor<2> {
     let x = permute(x, order);
-    let hidden = crate::swiglu(grouped_linear(x.clone(), w.gate, order), grouped_linear(x, w.up, order));
+    let hidden =
+        crate::gated(crate::Activation::Silu, grouped_linear(x.clone(), w.gate, order), grouped_linear(x, w.up, order));
     combine(grouped_linear(hidden, w.down, order), weights, order)
 }

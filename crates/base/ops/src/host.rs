@@ -4,6 +4,8 @@
 //! own backward pass. On other devices the public functions of this crate compose the same mathematics from the tensor
 //! library's operations, which differentiate themselves.
 
+mod several;
+
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -11,11 +13,14 @@ use std::sync::Arc;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
+
+pub(crate) use several::apply_several;
+pub use several::{Gradient, HostOps, Outputs};
 
 /// What a forward pass gives.
 pub struct Output {
@@ -67,6 +72,12 @@ pub(crate) fn apply<const N: usize, const D: usize>(op: impl HostOp<N>, inputs: 
         let out = op.forward(slices(&inputs), false);
         return Tensor::from_primitive::<Flex>(make(out.shape, out.data));
     }
+    let (guards, inputs) = on_tape(inputs);
+    Tensor::from_primitive::<Tape>(record(op, guards, inputs))
+}
+
+/// The inputs' places on the tape, and their primitives.
+fn on_tape<const N: usize>(inputs: [Tensor<1>; N]) -> ([NodeGuard; N], [FlexTensor; N]) {
     let mut guards = Vec::with_capacity(N);
     let inputs = inputs.map(|tensor| {
         let (primitive, guard) = tape(tensor).into_parts();
@@ -74,15 +85,11 @@ pub(crate) fn apply<const N: usize, const D: usize>(op: impl HostOp<N>, inputs: 
         contiguous(primitive)
     });
     let Ok(guards) = <[_; N]>::try_from(guards) else { unreachable!("one guard per input") };
-    Tensor::from_primitive::<Tape>(record(op, guards, inputs))
+    (guards, inputs)
 }
 
 /// Runs the forward pass and puts it on the tape.
-fn record<O: HostOp<N>, const N: usize>(
-    op: O,
-    guards: [burn::backend::autodiff::ops::NodeGuard; N],
-    inputs: [FlexTensor; N],
-) -> FloatTensor<Tape> {
+fn record<O: HostOp<N>, const N: usize>(op: O, guards: [NodeGuard; N], inputs: [FlexTensor; N]) -> FloatTensor<Tape> {
     match (Step { op: PhantomData::<O> }).prepare::<NoCheckpointing>(guards).compute_bound().stateful() {
         OpsKind::Tracked(prepared) => {
             let out = op.forward(slices(&inputs), true);

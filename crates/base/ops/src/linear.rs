@@ -21,7 +21,7 @@ impl Linear {
         Output { shape: vec![self.rows, self.d_out], data: y, saved: vec![] }
     }
 
-    fn backward(&self, saved: &Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
+    fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 2] {
         let dy = Mat::new(grad, self.rows, self.d_out);
         let how = How { precision: self.precision, ..How::default() };
         let dx = saved.needs[0].then(|| {

@@ -81,13 +81,101 @@ fn rms_norm_equals_its_composed_form() {
 }
 
 #[test]
-fn swiglu_equals_its_composed_form() {
-    for [n, d] in [[1, 1], [3, 17], [20, 64]] {
+fn layer_norm_equals_its_composed_form() {
+    for [n, d] in [[1, 1], [1, 5], [7, 33], [40, 64]] {
         same(
-            &format!("swiglu {n}x{d}"),
+            &format!("layer_norm {n}x{d}"),
+            [leaf([n, d], 3), leaf([1, d], 4), leaf([1, d], 5)],
+            |[x, w, b]| layer_norm(x, w.reshape([d]), Some(b.reshape([d])), 1e-2),
+            |[x, w, b]| crate::norm::composed_layer(x, w.reshape([d]), Some(b.reshape([d])), 1e-2),
+        );
+        same(
+            &format!("layer_norm {n}x{d} without bias"),
+            [leaf([n, d], 3), leaf([1, d], 4)],
+            |[x, w]| layer_norm(x, w.reshape([d]), None, 1e-2),
+            |[x, w]| crate::norm::composed_layer(x, w.reshape([d]), None, 1e-2),
+        );
+    }
+}
+
+/// Both results count, or only one of them.
+#[test]
+fn norms_of_a_sum_equal_the_sum_and_then_the_norm() {
+    let mix = |[sum, y]: [Tensor<2>; 2], uses: usize| match uses {
+        0 => sum.mul_scalar(0.3) + y,
+        1 => sum,
+        _ => y,
+    };
+    for ([n, d], uses) in [[1, 1], [7, 33], [40, 64]].into_iter().flat_map(|shape| [(shape, 0), (shape, 1), (shape, 2)])
+    {
+        let leaves = || [leaf([n, d], 3), leaf([n, d], 4), leaf([1, d], 5), leaf([1, d], 6)];
+        let [x, delta, w, b] = leaves();
+        if uses != 1 {
+            same(
+                &format!("add_rms_norm {n}x{d}, {uses}"),
+                [x, delta, w],
+                |[x, delta, w]| mix(add_rms_norm(x, delta, w.reshape([d]), 1e-2), uses),
+                |[x, delta, w]| mix([x.clone() + delta.clone(), rms_norm(x + delta, w.reshape([d]), 1e-2)], uses),
+            );
+            same(
+                &format!("add_layer_norm {n}x{d}, {uses}"),
+                leaves(),
+                |[x, delta, w, b]| mix(add_layer_norm(x, delta, w.reshape([d]), Some(b.reshape([d])), 1e-2), uses),
+                |[x, delta, w, b]| {
+                    let y = layer_norm(x.clone() + delta.clone(), w.reshape([d]), Some(b.reshape([d])), 1e-2);
+                    mix([x + delta, y], uses)
+                },
+            );
+        } else {
+            let frozen = |t: Tensor<2>| Tensor::from_inner(t.inner());
+            let (w, b): (Tensor<2>, Tensor<2>) = (frozen(w), frozen(b));
+            same(
+                "only the sum",
+                [x, delta],
+                |[x, delta]| {
+                    let bias = Some(b.clone().reshape([d]));
+                    mix(add_layer_norm(x, delta, w.clone().reshape([d]), bias, 1e-2), uses)
+                },
+                |[x, delta]| x + delta,
+            );
+        }
+    }
+}
+
+#[test]
+fn activations_equal_their_composed_form() {
+    for (f, [n, d]) in Activation::ALL.into_iter().flat_map(|f| [(f, [1, 1]), (f, [3, 17]), (f, [20, 64])]) {
+        same(
+            &format!("{f:?} {n}x{d}"),
+            [leaf([n, d], 5)],
+            |[x]| activation(f, x.mul_scalar(4.0)),
+            |[x]| crate::activation::composed(f, x.mul_scalar(4.0)),
+        );
+        same(
+            &format!("gated {f:?} {n}x{d}"),
             [leaf([n, d], 5), leaf([n, d], 6)],
-            |[g, u]| swiglu(g, u),
-            |[g, u]| crate::activation::composed(g, u),
+            |[gate, up]| gated(f, gate, up),
+            |[gate, up]| crate::activation::composed(f, gate) * up,
+        );
+    }
+}
+
+#[test]
+fn softmax_equals_its_composed_form() {
+    for [n, d] in [[1, 1], [3, 17], [20, 64]] {
+        same(&format!("softmax {n}x{d}"), [leaf([n, d], 5)], |[x]| softmax(x), |[x]| crate::softmax::composed(x));
+    }
+}
+
+#[test]
+fn dropout_equals_its_composed_form() {
+    for [n, d] in [[1, 1], [3, 17], [20, 64]] {
+        let rule = Dropout { p: 0.3, seed: 5, stream: 9 };
+        same(
+            &format!("dropout {n}x{d}"),
+            [leaf([n, d], 5)],
+            |[x]| dropout(x, &rule),
+            |[x]| crate::dropout::composed(x, &rule),
         );
     }
 }
@@ -179,7 +267,7 @@ fn token_losses_equal_their_composed_form() {
             "linear_nll",
             [leaf([n, d], 12), leaf([v, d], 13)],
             |[x, w]| linear_nll(x, w, &targets, Precision::F32),
-            |[x, w]| crate::loss::composed_nll(x, w, &targets),
+            |[x, w]| crate::loss::composed(x, w, &targets, LossForm::default()),
         );
     }
 }
@@ -189,15 +277,17 @@ fn the_fused_loss_equals_the_weighted_sum_of_token_losses() {
     let (n, d, v) = (37, 8, 29);
     let targets: Arc<[i32]> = (0..n).map(|i| if i % 5 == 0 { IGNORE } else { (i % v) as i32 }).collect();
     let weights: Arc<[f32]> = (0..n).map(|i| if i % 3 == 0 { 0.0 } else { 0.01 * i as f32 }).collect();
-    same(
-        "linear_cross_entropy",
-        [leaf([n, d], 14), leaf([v, d], 15)],
-        |[x, w]| linear_cross_entropy(x, w, &targets, &weights, Precision::F32),
-        |[x, w]| {
-            let row = from_vec(weights.to_vec(), [n], &Device::flex().autodiff());
-            (crate::loss::composed_nll(x, w, &targets) * row).sum()
-        },
-    );
+    for form in [LossForm::default(), LossForm { label_smoothing: 0.1, z_loss: 0.02 }] {
+        same(
+            &format!("linear_cross_entropy {form:?}"),
+            [leaf([n, d], 14), leaf([v, d], 15)],
+            |[x, w]| linear_cross_entropy(x, w, &targets, &weights, form, Precision::F32),
+            |[x, w]| {
+                let row = from_vec(weights.to_vec(), [n], &Device::flex().autodiff());
+                (crate::loss::composed(x, w, &targets, form) * row).sum()
+            },
+        );
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use cupola_artifact::{Result, StateDict};
-use cupola_ops::{Heads, LayerCache, Mask, Precision, RopeAngles, Span};
+use cupola_ops::{Heads, LayerCache, LossForm, Mask, Precision, RopeAngles, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::linear::Linear;
@@ -247,7 +247,11 @@ impl Attention {
 
 impl FeedForward {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.down.forward(cupola_ops::swiglu(self.gate.forward(x.clone()), self.up.forward(x)))
+        self.down.forward(cupola_ops::gated(
+            cupola_ops::Activation::Silu,
+            self.gate.forward(x.clone()),
+            self.up.forward(x),
+        ))
     }
 }
 
@@ -375,7 +379,12 @@ impl Decoder {
 
     /// `sum_i weights[i] · nll_i`, `[1]`: targets and weights `[B·T]`; a target of [`cupola_ops::IGNORE`] counts nothing.
     pub fn loss(&self, batch: &Batch, targets: &Arc<[i32]>, weights: &Arc<[f32]>) -> Tensor<1> {
-        cupola_ops::linear_cross_entropy(self.hidden(batch), self.head_weight(), targets, weights, self.precision)
+        self.loss_of_form(batch, targets, weights, LossForm::default())
+    }
+
+    /// The same with smoothed labels or a penalty on the logits' size.
+    pub fn loss_of_form(&self, batch: &Batch, targets: &Arc<[i32]>, weights: &Arc<[f32]>, form: LossForm) -> Tensor<1> {
+        cupola_ops::linear_cross_entropy(self.hidden(batch), self.head_weight(), targets, weights, form, self.precision)
     }
 
     /// The negative log-likelihood of each target, `[B·T]`.

@@ -64,6 +64,10 @@ impl Simd for Portable {
         std::array::from_fn(|i| if a[i] < b[i] { yes[i] } else { no[i] })
     }
     #[inline(always)]
+    fn positive(self, a: V) -> V {
+        a.map(|x| if x > 0.0 { 1.0 } else { 0.0 })
+    }
+    #[inline(always)]
     fn sqrt(self, a: V) -> V {
         a.map(f32::sqrt)
     }

@@ -75,6 +75,10 @@ impl Simd for Avx2 {
         op!(_mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)))
     }
     #[inline(always)]
+    fn positive(self, a: __m256) -> __m256 {
+        op!(_mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, _mm256_setzero_ps()), _mm256_set1_ps(1.0)))
+    }
+    #[inline(always)]
     fn sqrt(self, a: __m256) -> __m256 {
         op!(_mm256_sqrt_ps(a))
     }
@@ -167,6 +171,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn select_less(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
         op!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes))
+    }
+    #[inline(always)]
+    fn positive(self, a: __m512) -> __m512 {
+        op!(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, _mm512_setzero_ps()), _mm512_set1_ps(1.0)))
     }
     #[inline(always)]
     fn sqrt(self, a: __m512) -> __m512 {

@@ -60,11 +60,11 @@ fn a_mixture_equals_dense_layers_weighted_by_their_choices() {
                     let of = |w: &Tensor<2>, rows: usize| w.clone().narrow(0, expert * rows, rows);
                     let x = x.clone().narrow(0, pair / k, 1);
                     let gated = crate::activation::composed(
-                        crate::linear::composed(x.clone(), of(&gate, f)),
-                        crate::linear::composed(x, of(&up, f)),
-                    );
+                        crate::Activation::Silu,
+                        crate::linear::composed(x.clone(), of(&gate, f), None),
+                    ) * crate::linear::composed(x, of(&up, f), None);
                     let weight = weights.clone().narrow(0, pair / k, 1).narrow(1, pair % k, 1);
-                    crate::linear::composed(gated, of(&down, d)) * weight
+                    crate::linear::composed(gated, of(&down, d), None) * weight
                 });
                 Tensor::cat(rows.collect(), 0).reshape([n, k, d]).sum_dim(1).reshape([n, d])
             },
