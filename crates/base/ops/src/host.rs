@@ -171,7 +171,7 @@ impl<O: HostOp<N>, const N: usize> Backward<Flex, N> for Step<O> {
     }
 }
 
-fn tape(tensor: Tensor<1>) -> FloatTensor<Tape> {
+pub(crate) fn tape(tensor: Tensor<1>) -> FloatTensor<Tape> {
     let tensor = if tensor.is_autodiff() { tensor } else { Tensor::from_inner(tensor) };
     match tensor.try_into_primitive::<Tape>() {
         Ok(primitive) => primitive,
