@@ -10,6 +10,7 @@
 use crate::gemm::Mat;
 use crate::simd;
 
+mod ahead;
 mod backward;
 mod decode;
 mod forward;

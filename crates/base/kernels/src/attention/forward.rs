@@ -1,5 +1,6 @@
 //! Many queries: a task is some strips of the heads that share a key head, against one block of keys after another.
 
+use super::ahead::Ahead;
 use super::pack::{FromPanel, ToPanels, copy_rows};
 use super::score::{Score, exp2};
 use super::strip::{Strip, VECTORS};
@@ -27,16 +28,22 @@ pub(super) fn forward(inputs: &Inputs, out: &mut [f32], lse: &mut [f32]) {
     let tasks = strips.div_ceil(per_task);
     let out = Out::new(out, shape.n_heads * shape.d_value);
     let lse = Out::new(lse, shape.seq_q);
-    (0..pairs * tasks).into_par_iter().with_max_len(1).for_each(|t| {
-        // The last strips of causal attention take longest, so they come first.
+    // The last strips of causal attention take longest, so they come first.
+    let task = |t: usize| {
         let (pair, task) = (t % pairs, tasks - 1 - t / pairs);
         let (b, kv_head) = (pair / shape.n_kv_heads, pair % shape.n_kv_heads);
         let strips = task * per_task..strips.min((task + 1) * per_task);
-        let units: Vec<(Strip, usize)> =
-            strips.map(|u| (Strip::new(inputs, b, u / group * sizes.width), kv_head * group + u % group)).collect();
+        let unit = |u| (Strip::new(inputs, b, u / group * sizes.width), kv_head * group + u % group);
+        Task { inputs, sizes, b, kv_head, units: strips.map(unit).collect() }
+    };
+    (0..pairs * tasks).into_par_iter().with_max_len(1).for_each(|t| {
+        let (own, next) = (task(t), (t + 1 < pairs * tasks).then(|| task(t + 1)));
+        let mut ahead = own.ahead(out);
+        next.iter().for_each(|next| next.announce(&mut ahead));
+        ahead.spread(own.tiles());
         // SAFETY: the rows of these strips and heads in `out` and `lse` are this task's.
-        scratch::with(sizes.keys() + units.len() * sizes.unit(), |room| unsafe {
-            Task { inputs, sizes, b, kv_head, units: &units }.run(room, out, lse);
+        scratch::with(sizes.keys() + own.units.len() * sizes.unit(), |room| unsafe {
+            own.run(room, &mut ahead, out, lse);
         });
     });
 }
@@ -81,14 +88,55 @@ struct Task<'a> {
     b: usize,
     kv_head: usize,
     /// Strips and their heads.
-    units: &'a [(Strip, usize)],
+    units: Vec<(Strip, usize)>,
 }
 
 impl Task<'_> {
+    /// The blocks of keys that any strip attends: first key and count.
+    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (lo, hi) = self.units.iter().fold((0, 0), |keys, (strip, _)| hull(keys, strip.keys()));
+        (lo / KEYS * KEYS..hi).step_by(KEYS).map(move |block| {
+            let from = block.max(lo / ROWS * ROWS);
+            (from, hi.min(block + KEYS) - from)
+        })
+    }
+
+    /// The tiles of scores, about.
+    fn tiles(&self) -> usize {
+        self.units.iter().map(|(strip, _)| (strip.keys().1 - strip.keys().0) / ROWS).sum()
+    }
+
+    fn keys_ahead(&self, (from, count): (usize, usize), ahead: &mut Ahead) {
+        let (inputs, shape) = (self.inputs, self.inputs.shape);
+        let key = inputs.key(self.b, from, self.kv_head);
+        ahead.read(inputs.keys(inputs.k, key, count, shape.d_head));
+        ahead.read(inputs.keys(inputs.v, key, count, shape.d_value));
+    }
+
+    /// What the task reads after its first block of keys, and what it writes.
+    fn ahead(&self, out: Out) -> Ahead {
+        let (mut ahead, width) = (Ahead::default(), self.inputs.shape.d_value);
+        self.blocks().skip(1).for_each(|block| self.keys_ahead(block, &mut ahead));
+        for (strip, h) in &self.units {
+            let first = self.inputs.query(self.b, strip.first, *h) * width;
+            ahead.write(Out { ptr: out.ptr.wrapping_add(first), ..out }, (strip.rows, width));
+        }
+        ahead
+    }
+
+    /// What the task reads at first.
+    fn announce(&self, ahead: &mut Ahead) {
+        let (inputs, width) = (self.inputs, self.inputs.shape.d_head);
+        for (strip, h) in &self.units {
+            ahead.read(inputs.queries(inputs.q, inputs.query(self.b, strip.first, *h), strip.rows, width));
+        }
+        self.blocks().take(1).for_each(|block| self.keys_ahead(block, ahead));
+    }
+
     /// # Safety
     /// The rows of the strips and heads in `out` and `lse` must be this call's alone.
-    unsafe fn run(&self, room: &mut [f32], out: Out, lse: Out) {
-        let Task { inputs, sizes, b, kv_head, units } = *self;
+    unsafe fn run(&self, room: &mut [f32], ahead: &mut Ahead, out: Out, lse: Out) {
+        let Task { inputs, sizes, b, kv_head, ref units } = *self;
         let (shape, level) = (inputs.shape, inputs.level);
         let (keys, rest) = room.split_at_mut(sizes.keys());
         let (k, keys) = keys.split_at_mut(KEYS * sizes.d_head);
@@ -102,10 +150,8 @@ impl Task<'_> {
             max.fill(f32::MIN);
             sum.fill(0.0);
         }
-        let (lo, hi) = units.iter().fold((0, 0), |keys, (strip, _)| hull(keys, strip.keys()));
-        for block in (lo / KEYS * KEYS..hi).step_by(KEYS) {
-            let (from, to) = (block.max(lo / ROWS * ROWS), hi.min(block + KEYS));
-            let (key, count) = (inputs.key(b, from, kv_head), to - from);
+        for (from, count) in self.blocks() {
+            let key = inputs.key(b, from, kv_head);
             let padded = count.next_multiple_of(ROWS);
             let (from_k, to) = (inputs.keys(inputs.k, key, count, shape.d_head), &mut k[..padded * sizes.d_head]);
             simd::run(level, ToPanels { from: from_k, to, width: ROWS, factor: 1.0 });
@@ -115,7 +161,10 @@ impl Task<'_> {
                 let score = Score::new(shape, *h);
                 let [q, out, max, sum] = sizes.split(unit);
                 let (k, v) = (&*k, &*v);
-                simd::run(level, Step { sizes, strip, score, from, ranges, k, v, q, scores, out, max, sum });
+                simd::run(
+                    level,
+                    Step { sizes, strip, score, from, ranges, k, v, q, scores, out, max, sum, ahead: &mut *ahead },
+                );
             }
         }
         for ((strip, h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
@@ -168,6 +217,7 @@ struct Step<'a> {
     out: &'a mut [f32],
     max: &'a mut [f32],
     sum: &'a mut [f32],
+    ahead: &'a mut Ahead,
 }
 
 impl Kernel for Step<'_> {
@@ -205,6 +255,7 @@ impl Step<'_> {
     #[inline(always)]
     unsafe fn scores<S: Simd, const C: usize>(&mut self, s: S, j: usize, first: usize, top: &mut [S::V; VECTORS]) {
         let width = VECTORS * S::LANES;
+        self.ahead.advance(s);
         // SAFETY: the rows from `j` of `k` and the vectors from `first` of `q`.
         let mut tile = unsafe {
             let left = Left { ptr: self.k.as_ptr().add(j * self.sizes.d_head), row: 1, step: ROWS };

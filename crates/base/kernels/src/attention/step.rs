@@ -1,7 +1,7 @@
 //! The inner step of the backward pass: some strips of one head against a block of keys, five products.
 
 use super::Inputs;
-use super::score::{Score, exp2};
+use super::score::{Score, each, exp2};
 use super::strip::{Strip, VECTORS};
 use super::tile::{Left, ROWS, Right, product, product_over};
 use crate::simd::{self, Kernel, Simd};
@@ -216,25 +216,28 @@ impl Step<'_, '_> {
             }
             let left = Left { ptr: self.block.v_panels.as_ptr().add(j * d_value), row: 1, step: ROWS };
             let right = Right { ptr: self.unit.d_out_lanes.as_ptr().add(n * width * d_value + at), step: width };
-            let d_probs = product::<S, C>(s, left, right, d_value);
+            let mut d = product::<S, C>(s, left, right, d_value);
+            for c in 0..C {
+                let delta = s.at(self.unit.delta, queries + c * S::LANES);
+                (0..ROWS).for_each(|r| d[r][c] = s.sub(d[r][c], delta));
+            }
+            if self.score.is_capped() {
+                each(&mut d, |r, c, x| {
+                    let score = s.load(probs.add(r * stride + c * S::LANES));
+                    s.mul(x, self.score.slope(s, score, strip, key + r, first + c))
+                });
+            }
+            if !strip.covers(key, first, C) {
+                each(&mut d, |r, c, x| strip.keep(s, x, s.zero(), key + r, first + c));
+            }
             let d_scores = self.block.d_scores.as_mut_ptr().add(j * stride + queries);
-            let covered = strip.covers(key, first, C);
             for c in 0..C {
                 let lse = s.at(self.unit.lse, queries + c * S::LANES);
-                let delta = s.at(self.unit.delta, queries + c * S::LANES);
                 for r in 0..ROWS {
                     let to = r * stride + c * S::LANES;
-                    let score = s.load(probs.add(to));
-                    let p = exp2(s, s.sub(score, lse));
-                    let mut d = s.mul(p, s.sub(d_probs[r][c], delta));
-                    if let Some(slope) = self.score.slope(s, score, strip, key + r, first + c) {
-                        d = s.mul(d, slope);
-                    }
-                    if !covered {
-                        d = strip.keep(s, d, s.zero(), key + r, first + c);
-                    }
+                    let p = exp2(s, s.sub(s.load(probs.add(to)), lse));
                     s.store(probs.add(to), p);
-                    s.store(d_scores.add(to), d);
+                    s.store(d_scores.add(to), s.mul(p, d[r][c]));
                 }
             }
         }

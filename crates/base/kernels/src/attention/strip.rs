@@ -68,7 +68,7 @@ impl Strip {
         s.select_less(key, s.at(&self.lo, v * S::LANES), other, x)
     }
 
-    /// Whether the queries of vector `v` attend any key.
+    /// Whether query `r` of the strip attends nothing.
     pub fn is_empty(&self, r: usize) -> bool {
         self.lo[r] >= self.hi[r]
     }
