@@ -28,11 +28,11 @@ class Bench:
     def pick(self, full, quick):
         return quick if self.quick else full
 
-    def program(self, kind, name):
+    def program(self, kind, name, *options):
         """Builds a binary (`--bin`) or an example (`--example`) in release mode; gives its path."""
         if name not in self.built:
             # All of the workspace, so that its dependencies are compiled once with the same features.
-            command = ["cargo", "build", "--release", "--workspace", kind, name]
+            command = ["cargo", "build", "--release", "--workspace", kind, name, *options]
             note("building " + name)
             done = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
             target = Path(self.metadata()["target_directory"]) / "release"

@@ -7,7 +7,7 @@ def rows(bench):
     """Some rounds of our program (which runs `gemm` too) and PyTorch's, in turn."""
     seconds = bench.pick("0.3", "0.05")
     sides = {
-        "cupola": lambda: [bench.program("--example", "bench_kernels"), seconds],
+        "cupola": lambda: [bench.program("--example", "bench_kernels", "--features", "cupola-kernels/gemm"), seconds],
         "torch": lambda: python("peer_kernels.py", seconds),
     }
     lines, failed = [], {}

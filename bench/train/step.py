@@ -45,7 +45,7 @@ def compare(bench, name, case, precision, options, modes):
     who = peers[best][0]["who"] if best else None
     peak, flops = middle(ours, "peak_flops"), middle(ours, "flops_per_token")
     yield row(
-        name, "tokens/s", middle(ours, "tokens_per_second"), speeds.get(best), peak / flops if flops else None,
+        name, "tokens/s", middle(ours, "tokens_per_second"), speeds.get(best), peak / flops if peak and flops else None,
         best_peer=who, peers=speeds, runs_of_ours=len(ours), failed=failed, steps=options[1],
         who=ours[0]["who"] if ours else None, parameters=middle(ours, "parameters"),
         peer_parameters=middle(peers[best], "parameters") if best else None,

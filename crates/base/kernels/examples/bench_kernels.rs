@@ -1,5 +1,6 @@
-//! The kernels beside what the machine reaches and, for products, the crate `gemm`; one JSON line per figure:
-//! `cargo run --release -p cupola-kernels --example bench_kernels -- [seconds per line] [products|memory]`
+//! The kernels beside what the machine reaches and, for products, the crate `gemm` (with the feature of that name); one
+//! JSON line per figure:
+//! `cargo run --release -p cupola-kernels --features gemm --example bench_kernels -- [seconds per line] [products|memory]`
 //!
 //! Sides that are compared take turns call by call, since the machine may be shared; the best call counts.
 #![allow(clippy::print_stdout)]
@@ -7,18 +8,25 @@
 use cupola_kernels::*;
 use std::time::Instant;
 
-/// The arithmetic of a product: its name in the rows, the product `c = a · b` and the peak it is held against.
+/// `c = a · b`
+type Product = fn(&mut [f32], Mat, Mat);
+
+/// The arithmetic of a product: its name in the rows, ours, the peak it is held against, and the crate `gemm`'s.
 struct Precision {
     name: &'static str,
-    matmul: fn(&mut [f32], Mat, Mat),
+    matmul: Product,
     peak: fn(f64) -> f64,
-    /// Whether the crate `gemm` has it.
-    gemm: bool,
+    gemm: Option<Product>,
 }
 
 /// Each precision is a line here.
 const PRECISIONS: &[Precision] =
-    &[Precision { name: "f32", matmul: |c, a, b| matmul(c, a, b, false), peak: measure_peak_flops, gemm: true }];
+    &[Precision { name: "f32", matmul: |c, a, b| matmul(c, a, b, false), peak: measure_peak_flops, gemm: GEMM }];
+
+#[cfg(feature = "gemm")]
+const GEMM: Option<Product> = Some(gemm_crate);
+#[cfg(not(feature = "gemm"))]
+const GEMM: Option<Product> = None;
 
 /// Rows, inputs and outputs of a linear layer; the last has the vocabulary of GPT-2.
 const SHAPES: [(usize, usize, usize); 7] = [
@@ -104,36 +112,36 @@ fn products(precision: &Precision, (n, k, m): (usize, usize, usize), seconds: f6
         let (mut c, mut theirs) = (vec![0.0; a.rows * b.cols], vec![0.0; a.rows * b.cols]);
         let peak = (precision.peak)(seconds / 4.0);
         let mut ours = || (precision.matmul)(&mut c, a, b);
-        let mut peer = || gemm_crate(&mut theirs, a, b);
         let times = match precision.gemm {
-            true => best(seconds, &mut [&mut ours, &mut peer]),
-            false => best(seconds, &mut [&mut ours]),
+            Some(gemm) => best(seconds, &mut [&mut ours, &mut || gemm(&mut theirs, a, b)]),
+            None => best(seconds, &mut [&mut ours]),
         };
         let limit = peak.max((precision.peak)(seconds / 4.0));
         let name = format!("{n}x{k}x{m} {product}");
         let row = Row { name: &name, precision: precision.name, unit: "GFLOP/s", limit };
         let flops = 2.0 * (n * k * m) as f64;
         row.print("cupola", flops / times[0]);
-        if precision.gemm {
-            row.print("gemm 0.19", flops / times[1]);
+        if let Some(time) = times.get(1) {
+            row.print("gemm 0.19", flops / time);
             let far = c.iter().zip(&theirs).map(|(c, t)| (c - t).abs()).fold(0.0, f32::max);
             assert!(far < 1e-4 * a.cols as f32, "{name}: the two products differ by {far}");
         }
     }
 }
 
-/// `c = a · b` by the crate `gemm`, on all threads; it wants columns that lie together, so it makes `cT = bT · aT`.
+/// `c = a · b` by the crate `gemm`, on all threads.
+#[cfg(feature = "gemm")]
 fn gemm_crate(c: &mut [f32], a: Mat, b: Mat) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(c.len(), m * n);
     let strides = |x: &Mat| (x.col_stride as isize, x.row_stride as isize);
     let ((a_cs, a_rs), (b_cs, b_rs)) = (strides(&a), strides(&b));
     let (c, a, b) = (c.as_mut_ptr(), a.data.as_ptr(), b.data.as_ptr());
-    let (product, all) = (gemm_f32::gemm::f32::get_gemm_fn(), gemm_common::Parallelism::Rayon(0));
+    let (plain, all) = (false, gemm::Parallelism::Rayon(0));
     // SAFETY: `c` holds m x n floats and is borrowed alone; `Mat::new` checked that a and b hold their elements, and
     // nothing here makes a `Mat` otherwise but by turning one.
     unsafe {
-        product(n, m, k, c, n as isize, 1, false, b, b_rs, b_cs, a, a_rs, a_cs, 0.0, 1.0, false, false, false, all)
+        gemm::gemm(m, n, k, c, 1, n as isize, false, a, a_cs, a_rs, b, b_cs, b_rs, 0.0, 1.0, plain, plain, plain, all);
     }
 }
 
