@@ -32,6 +32,10 @@ bench:
     cargo run --release -- doctor
     cargo run --release -p cupola-kernels --example bench_gemm
 
+# Training beside PyTorch, e.g. `just bench-train step --quick`
+bench-train *args:
+    bench/train/run.sh "$@"
+
 # Licences, advisories and sources of the dependencies; needs cargo-deny
 deny:
     cargo deny check

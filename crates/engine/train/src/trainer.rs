@@ -292,7 +292,8 @@ impl<'a> Run<'a> {
     fn evaluate(&mut self, model: &Model, objective: &mut dyn Objective) -> Result<()> {
         let step = self.saved.step;
         let figures = objective.evaluate(&model.frozen().decoder)?;
-        let named: Vec<(&str, f64)> = figures.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+        let mut named: Vec<(&str, f64)> = figures.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+        named.push(("seconds", self.saved.train_seconds));
         self.metrics.write(step, &named)?;
         let text: Vec<_> = figures.iter().map(|(n, v)| format!("{} {v:.4}", n.replace('_', " "))).collect();
         self.io.progress.line(&format!("step {step}: {}", text.join(", ")));

@@ -144,7 +144,10 @@ fn tuning_lowers_the_loss_and_writes_a_model() {
     let generation: Value =
         serde_json::from_slice(&std::fs::read(dir.join("out/generation_config.json")).unwrap()).unwrap();
     assert!(generation["eos_token_id"].as_array().unwrap().contains(&json!(258)));
-    assert!(dir.join("out/metrics.jsonl").is_file() && Tokenizer::load(&dir.join("out")).is_ok());
+    let lines = std::fs::read_to_string(dir.join("out/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert!(last["validation_loss"].is_f64() && last["seconds"].as_f64().unwrap() > 0.0, "{last}");
+    assert!(Tokenizer::load(&dir.join("out")).is_ok());
 }
 
 #[test]
