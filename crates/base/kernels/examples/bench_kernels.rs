@@ -164,16 +164,24 @@ fn memory(seconds: f64) {
 
 fn norm(seconds: f64) {
     let (x, w, mut y, mut rstd) = (noise(FLOATS), noise(D), vec![0.0; FLOATS], vec![0.0; FLOATS / D]);
-    moves("rms_norm", 2 * FLOATS, seconds, || rms_norm_forward(&x, &w, 1e-5, &mut y, &mut rstd));
+    let norm = Norm { w: &w, b: None, eps: 1e-5, center: false };
+    moves("rms_norm", 2 * FLOATS, seconds, || {
+        norm_forward(&norm, &x, &mut y, NormStats { mean: &mut [], rstd: &mut rstd });
+    });
     let (mut dx, mut dw) = (vec![0.0; FLOATS], vec![0.0; D]);
-    moves("rms_norm backward", 3 * FLOATS, seconds, || rms_norm_backward(&x, &w, &rstd, &y, &mut dx, &mut dw));
+    let saved = NormSaved { x: &x, mean: &[], rstd: &rstd };
+    moves("rms_norm backward", 3 * FLOATS, seconds, || {
+        norm_backward(&norm, &saved, &y, None, NormGrads { dx: &mut dx, dw: &mut dw, db: None });
+    });
 }
 
 fn swiglu(seconds: f64) {
     let (gate, up, mut y) = (noise(FLOATS), noise(FLOATS), vec![0.0; FLOATS]);
-    moves("swiglu", 3 * FLOATS, seconds, || swiglu_forward(&gate, &up, &mut y));
+    moves("swiglu", 3 * FLOATS, seconds, || gated_forward(Activation::Silu, &gate, &up, &mut y));
     let (mut dgate, mut dup) = (vec![0.0; FLOATS], vec![0.0; FLOATS]);
-    moves("swiglu backward", 5 * FLOATS, seconds, || swiglu_backward(&gate, &up, &y, &mut dgate, &mut dup));
+    moves("swiglu backward", 5 * FLOATS, seconds, || {
+        gated_backward(Activation::Silu, &gate, &up, &y, &mut dgate, &mut dup);
+    });
 }
 
 fn optimizer(seconds: f64) {

@@ -143,6 +143,8 @@ impl Configured for Align {
         let device = cupola_ops::open(context.device)?;
         let (mut model, tokenizer) = load_model(&input.path, &device)?;
         model.decoder.merge_lora()?;
+        // The reference as the model in training: a difference would be a reward.
+        model.decoder.set_precision(settings.precision.resolve());
         let spec = model.decoder.spec().clone();
         let max_len = settings.context_len(&spec);
         let Pairs { records, truncated, dropped, mut train, validation } = self.pairs(context, &tokenizer, max_len)?;
