@@ -129,9 +129,16 @@ mod tests {
 
     #[test]
     fn every_fixture_can_be_read_and_has_tolerances() {
-        for name in
-            ["llama", "llama-sharded-bf16", "llama-linear-rope", "peft-lora", "loss-dpo", "optimizers", "schedules"]
-        {
+        for name in [
+            "llama",
+            "gpt2",
+            "llama-sharded-bf16",
+            "llama-linear-rope",
+            "peft-lora",
+            "loss-dpo",
+            "optimizers",
+            "schedules",
+        ] {
             let golden = Golden::load(name);
             assert!(golden.names().len() > 5, "{name}");
             assert!(golden.info["tolerances"].is_object(), "{name}");
