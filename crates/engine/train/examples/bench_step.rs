@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
 use cupola_arch::Model;
-use cupola_nn::{Batch, Decoder, DecoderSpec, RopeScaling, RopeSpec};
+use cupola_nn::{Activation, Batch, Decoder, DecoderSpec, FfnKind, NormKind, Positions, RopeScaling, RopeSpec};
 use cupola_train::optim::{Optimizer, OptimizerConfig};
 use cupola_train::{PrecisionSetting, peak_memory};
 use serde_json::json;
@@ -32,13 +32,18 @@ fn case(name: &str) -> Case {
         "L" => {
             Case { family: "llama", d_model: 512, layers: 8, heads: 8, d_ff: 1376, vocab: 8192, seq: 4096, batch: 1 }
         }
-        other => panic!("there is no case {other}: S or L"),
+        "M" => {
+            Case { family: "gpt2", d_model: 768, layers: 12, heads: 12, d_ff: 3072, vocab: 50257, seq: 512, batch: 2 }
+        }
+        other => panic!("there is no case {other}: S, M or L"),
     }
 }
 
 impl Case {
     fn spec(&self) -> DecoderSpec {
         let d_head = self.d_model / self.heads;
+        let gpt2 = self.family == "gpt2";
+        let rotary = RopeSpec { theta: 10_000.0, rotary_dim: d_head, scaling: RopeScaling::None };
         DecoderSpec {
             vocab_size: self.vocab,
             d_model: self.d_model,
@@ -49,10 +54,12 @@ impl Case {
             d_ff: self.d_ff,
             max_seq_len: self.seq,
             norm_eps: 1e-5,
-            rope: RopeSpec { theta: 10_000.0, rotary_dim: d_head, scaling: RopeScaling::None },
-            tie_embeddings: false,
-            attention_bias: false,
-            mlp_bias: false,
+            norm: if gpt2 { NormKind::Layer } else { NormKind::Rms },
+            ffn: if gpt2 { FfnKind::Plain(Activation::GeluTanh) } else { FfnKind::Gated(Activation::Silu) },
+            positions: if gpt2 { Positions::Learned } else { Positions::Rotary(rotary) },
+            tie_embeddings: gpt2,
+            attention_bias: gpt2,
+            mlp_bias: gpt2,
             bos: None,
             eos: vec![],
             pad: None,

@@ -1,8 +1,10 @@
 //! What a family of models has to say about itself.
 
 use cupola_artifact::{Error, Result};
-use cupola_nn::{DecoderSpec, Role};
-use serde_json::{Map, Value};
+use cupola_nn::{Activation, DecoderSpec, FfnKind, NormKind, Role};
+use serde_json::{Map, Value, json};
+
+use crate::fused::Fused;
 
 /// A family: how its `config.json` reads, and how its weights are named.
 pub trait Family: Send + Sync {
@@ -23,6 +25,79 @@ pub trait Family: Send + Sync {
 
     /// A weight's name without `.weight`, e.g. `model.layers.0.self_attn.q_proj`.
     fn module(&self, role: Role, layer: usize) -> String;
+
+    /// The modules that stand otherwise in files than [`Self::module`] says: several in one, or on their side.
+    fn fused(&self, _spec: &DecoderSpec) -> Vec<Fused> {
+        Vec::new()
+    }
+
+    /// What a name in a file is called now; `None` for what is no weight.
+    fn rename(&self, name: &str) -> Option<String> {
+        (!name.ends_with("rotary_emb.inv_freq")).then(|| name.to_string())
+    }
+
+    /// What a fresh model of the family is made of.
+    fn form(&self) -> Form {
+        Form {
+            norm: NormKind::Rms,
+            ffn: FfnKind::Gated(Activation::Silu),
+            rotary: true,
+            biases: false,
+            grouped_queries: true,
+        }
+    }
+}
+
+/// What a fresh model is made of, its sizes apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Form {
+    /// The norms.
+    pub norm: NormKind,
+    /// The feed-forward layers.
+    pub ffn: FfnKind,
+    /// Whether positions are rotary, or learned.
+    pub rotary: bool,
+    /// Whether linear layers have biases.
+    pub biases: bool,
+    /// Whether query heads may share keys and values.
+    pub grouped_queries: bool,
+}
+
+/// The names of activations in `config.json`; the first of each is the one that is written.
+const ACTIVATIONS: &[(&str, Activation)] = &[
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu", Activation::GeluErf),
+    ("relu", Activation::Relu),
+    ("relu2", Activation::ReluSquared),
+];
+
+/// The activation that a setting names.
+pub(crate) fn activation_by_name(config: &ConfigJson<'_>, key: &str, default: &str) -> Result<Activation> {
+    let value = config.get(key).cloned().unwrap_or_else(|| json!(default));
+    let found = ACTIVATIONS.iter().find(|(name, _)| value == *name);
+    found.map(|found| found.1).ok_or_else(|| {
+        let known: Vec<_> = ACTIVATIONS.iter().map(|a| a.0).collect();
+        Error::failed(format!("`{key}` in config.json asks for the activation {value}"))
+            .with_hint(format!("this build knows: {}", known.join(", ")))
+    })
+}
+
+/// An activation's name in `config.json`.
+pub(crate) fn activation_name(f: Activation) -> &'static str {
+    ACTIVATIONS.iter().find(|(_, activation)| *activation == f).map_or("silu", |found| found.0)
+}
+
+/// Token ids as `config.json` has them: null, one, or a list.
+pub(crate) fn token_list(ids: &[u32]) -> Value {
+    match ids {
+        [] => Value::Null,
+        [one] => json!(one),
+        several => json!(several),
+    }
 }
 
 /// A `config.json` that answers in types and complains in sentences.

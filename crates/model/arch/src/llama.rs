@@ -1,10 +1,10 @@
 //! Llama (Touvron et al. 2023): RMSNorm before each layer, rotary positions, grouped queries, SwiGLU.
 
 use cupola_artifact::{Error, Result};
-use cupola_nn::{DecoderSpec, Role, RopeScaling, RopeSpec};
+use cupola_nn::{Activation, DecoderSpec, FfnKind, NormKind, Positions, Role, RopeScaling, RopeSpec};
 use serde_json::{Map, Value, json};
 
-use crate::family::{ConfigJson, Family};
+use crate::family::{ConfigJson, Family, token_list};
 
 /// Llama 1, 2, 3 and what shares their form.
 pub struct Llama;
@@ -50,7 +50,9 @@ impl Family for Llama {
             d_ff: config.required_size("intermediate_size")?,
             max_seq_len: config.size("max_position_embeddings")?.unwrap_or(2048),
             norm_eps: config.number("rms_norm_eps", 1e-6)? as f32,
-            rope: rope(config, d_head)?,
+            norm: NormKind::Rms,
+            ffn: FfnKind::Gated(Activation::Silu),
+            positions: Positions::Rotary(rope(config, d_head)?),
             tie_embeddings: config.flag("tie_word_embeddings", false)?,
             attention_bias: config.flag("attention_bias", false)?,
             mlp_bias: config.flag("mlp_bias", false)?,
@@ -61,9 +63,14 @@ impl Family for Llama {
     }
 
     fn write(&self, spec: &DecoderSpec) -> Map<String, Value> {
-        let mut rope_parameters = json!({"rope_type": "default", "rope_theta": spec.rope.theta});
+        let plain = RopeSpec { theta: 10_000.0, rotary_dim: spec.d_head, scaling: RopeScaling::None };
+        let rope = match &spec.positions {
+            Positions::Rotary(rope) => rope,
+            Positions::Learned => &plain,
+        };
+        let mut rope_parameters = json!({"rope_type": "default", "rope_theta": rope.theta});
         let mut scaling = Value::Null;
-        match spec.rope.scaling {
+        match rope.scaling {
             RopeScaling::None => {}
             RopeScaling::Linear { factor } => scaling = json!({"rope_type": "linear", "factor": factor}),
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_seq_len } => {
@@ -77,11 +84,6 @@ impl Family for Llama {
         if let (Some(all), Some(more)) = (rope_parameters.as_object_mut(), scaling.as_object()) {
             all.extend(more.clone());
         }
-        let eos = match spec.eos.as_slice() {
-            [] => Value::Null,
-            [one] => json!(one),
-            several => json!(several),
-        };
         // Both spellings of the rotary settings: transformers 4 reads the first two, transformers 5 the third.
         let config = json!({
             "architectures": [self.architecture()],
@@ -96,7 +98,7 @@ impl Family for Llama {
             "hidden_act": "silu",
             "max_position_embeddings": spec.max_seq_len,
             "rms_norm_eps": spec.norm_eps,
-            "rope_theta": spec.rope.theta,
+            "rope_theta": rope.theta,
             "rope_scaling": scaling,
             "rope_parameters": rope_parameters,
             "attention_bias": spec.attention_bias,
@@ -104,7 +106,7 @@ impl Family for Llama {
             "mlp_bias": spec.mlp_bias,
             "tie_word_embeddings": spec.tie_embeddings,
             "bos_token_id": spec.bos,
-            "eos_token_id": eos,
+            "eos_token_id": token_list(&spec.eos),
             "pad_token_id": spec.pad,
             "initializer_range": 0.02,
             "pretraining_tp": 1,
@@ -117,6 +119,7 @@ impl Family for Llama {
     fn module(&self, role: Role, layer: usize) -> String {
         let part = match role {
             Role::Embed => return "model.embed_tokens".into(),
+            Role::Positions => return "model.embed_positions".into(),
             Role::FinalNorm => return "model.norm".into(),
             Role::Head => return "lm_head".into(),
             Role::AttentionNorm => "input_layernorm",

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use cupola_artifact::{Context, Error, Result, read_weights, write_atomic, write_safetensors};
+use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
 use cupola_nn::{Decoder, DecoderSpec};
 use serde_json::{Map, Value, json};
 
@@ -84,7 +84,7 @@ impl Model {
         let group = int8_group(&config)?;
         let mut source = Checkpoint {
             family,
-            state: read_weights(dir)?,
+            state: unpacked(family, &spec, read_weights(dir)?)?,
             device: device.clone().without_autodiff(),
             group: group.unwrap_or(1),
         };
@@ -152,8 +152,22 @@ impl Model {
         write_json(&dir.join("config.json"), &Value::Object(config))?;
         let generation = json!({"bos_token_id": spec.bos, "eos_token_id": spec.eos, "pad_token_id": spec.pad});
         write_json(&dir.join("generation_config.json"), &generation)?;
-        write_safetensors(&dir.join("model.safetensors"), &self.decoder.state(), &[("format", "pt")])
+        let state = self.packed(self.decoder.state());
+        write_safetensors(&dir.join("model.safetensors"), &state, &[("format", "pt")])
     }
+
+    /// Tensors named and shaped as the decoder's parameters, as the family's files have them.
+    pub fn packed(&self, mut state: StateDict) -> StateDict {
+        self.family.fused(self.decoder.spec()).iter().for_each(|fused| fused.pack(&mut state));
+        state
+    }
+}
+
+/// A file's tensors as the decoder's parameters.
+fn unpacked(family: &dyn Family, spec: &DecoderSpec, state: StateDict) -> Result<StateDict> {
+    let mut state = state.into_iter().filter_map(|(name, tensor)| Some((family.rename(&name)?, tensor))).collect();
+    family.fused(spec).iter().try_for_each(|fused| fused.unpack(&mut state))?;
+    Ok(state)
 }
 
 fn quantization_config(group: usize, tied: bool) -> Value {

@@ -57,8 +57,7 @@ impl Checkpoint<'_> {
     /// An error that names weights which the model has no place for.
     pub fn finish(self, tied: bool) -> Result<()> {
         let head = format!("{}.weight", self.family.module(Role::Head, 0));
-        let left: Vec<_> =
-            self.state.keys().filter(|k| !(k.ends_with("rotary_emb.inv_freq") || tied && **k == head)).collect();
+        let left: Vec<_> = self.state.keys().filter(|k| !(tied && **k == head)).collect();
         match left.as_slice() {
             [] => Ok(()),
             [first, ..] => Err(Error::failed(format!(
@@ -71,8 +70,11 @@ impl Checkpoint<'_> {
 }
 
 impl WeightSource for Checkpoint<'_> {
-    fn norm(&mut self, role: Role, layer: usize, len: usize) -> Result<Param<1>> {
-        self.vector(format!("{}.weight", self.family.module(role, layer)), len)
+    fn norm(&mut self, role: Role, layer: usize, len: usize, bias: bool) -> Result<(Param<1>, Option<Param<1>>)> {
+        let module = self.family.module(role, layer);
+        let weight = self.vector(format!("{module}.weight"), len)?;
+        let bias = bias.then(|| self.vector(format!("{module}.bias"), len)).transpose()?;
+        Ok((weight, bias))
     }
 
     fn linear(&mut self, role: Role, layer: usize, shape: [usize; 2], bias: bool) -> Result<Linear> {
@@ -86,8 +88,8 @@ impl WeightSource for Checkpoint<'_> {
         Ok(Linear { weight, bias, lora: None, precision: cupola_ops::Precision::F32 })
     }
 
-    fn embedding(&mut self, shape: [usize; 2]) -> Result<Param<2>> {
-        self.matrix(format!("{}.weight", self.family.module(Role::Embed, 0)), shape)
+    fn embedding(&mut self, role: Role, shape: [usize; 2]) -> Result<Param<2>> {
+        self.matrix(format!("{}.weight", self.family.module(role, 0)), shape)
     }
 }
 
@@ -114,9 +116,12 @@ impl Fresh<'_> {
 }
 
 impl WeightSource for Fresh<'_> {
-    fn norm(&mut self, role: Role, layer: usize, len: usize) -> Result<Param<1>> {
-        let name = format!("{}.weight", self.family.module(role, layer));
-        Ok(Param::new(name, from_vec(vec![1.0; len], [len], &self.device)))
+    fn norm(&mut self, role: Role, layer: usize, len: usize, bias: bool) -> Result<(Param<1>, Option<Param<1>>)> {
+        let module = self.family.module(role, layer);
+        let filled = |part: &str, value: f32| {
+            Param::new(format!("{module}.{part}"), from_vec(vec![value; len], [len], &self.device))
+        };
+        Ok((filled("weight", 1.0), bias.then(|| filled("bias", 0.0))))
     }
 
     fn linear(&mut self, role: Role, layer: usize, shape: [usize; 2], bias: bool) -> Result<Linear> {
@@ -133,7 +138,7 @@ impl WeightSource for Fresh<'_> {
         Ok(linear)
     }
 
-    fn embedding(&mut self, shape: [usize; 2]) -> Result<Param<2>> {
-        Ok(self.drawn(format!("{}.weight", self.family.module(Role::Embed, 0)), shape, STD))
+    fn embedding(&mut self, role: Role, shape: [usize; 2]) -> Result<Param<2>> {
+        Ok(self.drawn(format!("{}.weight", self.family.module(role, 0)), shape, STD))
     }
 }

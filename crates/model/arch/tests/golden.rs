@@ -1,11 +1,12 @@
-//! Llama against transformers: logits, hidden states, loss and gradients of the reference fixtures.
+//! Each family against transformers: logits, hidden states, loss, gradients and generation of the reference fixtures.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use cupola_arch::Model;
-use cupola_nn::Batch;
+use cupola_artifact::{HostTensor, StateDict};
+use cupola_nn::{Batch, KvCache, Positions, Step};
 use cupola_ops::{IGNORE, to_vec};
 use cupola_testkit::{Golden, assert_close, fixture};
 
@@ -33,7 +34,11 @@ fn targets(golden: &Golden, seq: usize) -> Arc<[i32]> {
 fn compare(name: &str) {
     let golden = Golden::load(name);
     let mut model = Model::load(&fixture(name), &Device::flex()).unwrap();
-    let (batch, real) = batch(&golden);
+    let (mut batch, real) = batch(&golden);
+    if model.decoder.spec().positions == Positions::Learned {
+        // transformers counts them from the left edge, padded or not.
+        batch.positions = (0..batch.ids.len()).map(|i| (i % batch.seq()) as u32).collect();
+    }
     let states = model.decoder.hidden_states(&batch);
     for (i, state) in states.iter().enumerate() {
         let key = format!("out.hidden_states.{i}");
@@ -52,27 +57,70 @@ fn compare(name: &str) {
     let (atol, rtol) = golden.tolerance("out.loss");
     assert_close("out.loss", &to_vec(&loss), &golden.f32("out.loss").1, atol, rtol);
     let mut grads = loss.backward();
-    let stored = golden.names();
-    let mut compared = 0;
+    let mut gradients = StateDict::new();
     for param in model.decoder.params_mut() {
-        let key = format!("grad.{}", param.name());
-        let (atol, rtol) = golden.tolerance("grad.*");
         let gradient = param.take_gradient(&mut grads).unwrap();
-        // The fixture holds the gradients of one layer of each kind, and the norms of all.
+        gradients.insert(param.name().to_string(), HostTensor::from_f32(param.shape(), &gradient));
+    }
+    compare_gradients(&golden, &model.packed(gradients));
+}
+
+/// The fixture holds the gradients of one layer of each kind, and the norms of all.
+fn compare_gradients(golden: &Golden, gradients: &StateDict) {
+    let (atol, rtol) = golden.tolerance("grad.*");
+    let norms = golden.info["grad_norms"].as_object().unwrap();
+    assert_eq!(gradients.keys().collect::<Vec<_>>(), norms.keys().collect::<Vec<_>>());
+    for (name, gradient) in gradients {
+        let gradient = gradient.to_f32().unwrap();
         let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-        let want = golden.info["grad_norms"][param.name()].as_f64().unwrap();
-        assert_close(&format!("norm of {key}"), &[norm as f32], &[want as f32], atol, rtol);
-        if stored.contains(&key.as_str()) {
-            assert_close(&key, &gradient, &golden.f32(&key).1, atol, rtol);
-            compared += 1;
+        assert_close(&format!("norm of {name}"), &[norm as f32], &[norms[name].as_f64().unwrap() as f32], atol, rtol);
+    }
+    for key in golden.names().into_iter().filter(|name| name.starts_with("grad.")) {
+        let name = key.trim_start_matches("grad.");
+        let (shape, want) = golden.f32(key);
+        assert_eq!(gradients[name].shape, shape, "{name}");
+        assert_close(key, &gradients[name].to_f32().unwrap(), &want, atol, rtol);
+    }
+}
+
+/// Greedy decoding of each row without its padding, with a cache: the tokens, and the logits of each step.
+fn compare_generation(name: &str) {
+    let golden = Golden::load(name);
+    let model = Model::load(&fixture(name), &Device::flex()).unwrap();
+    let ((shape, ids), (_, mask)) = (golden.i64("gen.in.input_ids"), golden.i64("gen.in.attention_mask"));
+    let ((_, sequences), (sizes, logits)) = (golden.i64("gen.sequences"), golden.f32("gen.step_logits"));
+    let (atol, rtol) = golden.tolerance("gen.step_logits");
+    let (steps, vocab) = (sizes[1], sizes[2]);
+    for row in 0..shape[0] {
+        let columns = row * shape[1]..(row + 1) * shape[1];
+        let mut new: Vec<u32> = columns.filter(|i| mask[*i] != 0).map(|i| ids[i] as u32).collect();
+        let mut cache = KvCache::new(model.decoder.spec());
+        for step in 0..steps {
+            let rows = new.len();
+            let hidden = model.decoder.step(&new.into(), &mut [Step { cache: &mut cache, rows }]);
+            let got = to_vec(&model.decoder.logits(hidden.narrow(0, rows - 1, 1)));
+            let want = &logits[(row * steps + step) * vocab..][..vocab];
+            assert_close(&format!("{name}, row {row}, step {step}"), &got, want, atol, rtol);
+            let best = (0..vocab).max_by(|a, b| got[*a].total_cmp(&got[*b])).unwrap();
+            assert_eq!(best as i64, sequences[row * (shape[1] + steps) + shape[1] + step]);
+            new = vec![best as u32];
         }
     }
-    assert_eq!(compared, stored.iter().filter(|n| n.starts_with("grad.")).count());
 }
 
 #[test]
 fn llama_equals_transformers() {
     compare("llama");
+}
+
+#[test]
+fn gpt2_equals_transformers() {
+    compare("gpt2");
+}
+
+#[test]
+fn greedy_generation_equals_transformers() {
+    ["llama", "gpt2"].into_iter().for_each(compare_generation);
 }
 
 #[test]
@@ -95,13 +143,85 @@ fn configurations_of_transformers_4_read_the_same() {
 }
 
 #[test]
-fn a_saved_model_loads_with_equal_weights_and_settings() {
-    let model = Model::load(&fixture("llama"), &Device::flex()).unwrap();
+fn a_gpt2_of_transformers_4_reads_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    // As OpenAI's files say it: no `n_inner`, no word on tying, and the context a second time.
+    let config = r#"{"activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "bos_token_id": 1,
+        "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05,
+        "model_type": "gpt2", "n_ctx": 64, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64,
+        "task_specific_params": {"text-generation": {"do_sample": true}}, "torch_dtype": "float32", "vocab_size": 99}"#;
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    assert_eq!(Model::read_spec(dir.path()).unwrap(), Model::read_spec(&fixture("gpt2")).unwrap());
+}
+
+/// The first published files hold the bare model, and causal masks among the weights.
+#[test]
+fn a_bare_gpt2_with_its_mask_buffers_loads_with_equal_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("gpt2").join("config.json"), dir.path().join("config.json")).unwrap();
+    let state = cupola_artifact::read_safetensors(&fixture("gpt2").join("model.safetensors")).unwrap();
+    let bare = |name: String| name.trim_start_matches("transformer.").to_string();
+    let mut state: StateDict = state.into_iter().map(|(name, tensor)| (bare(name), tensor)).collect();
+    state.insert("h.0.attn.bias".into(), HostTensor::from_f32([1, 1, 2, 2], &[1.0, 0.0, 1.0, 1.0]));
+    state.insert("h.0.attn.masked_bias".into(), HostTensor::from_f32([], &[-1e4]));
+    cupola_artifact::write_safetensors(&dir.path().join("model.safetensors"), &state, &[]).unwrap();
+    let load = |dir: &std::path::Path| Model::load(dir, &Device::flex()).unwrap().decoder.state();
+    assert_eq!(load(dir.path()), load(&fixture("gpt2")));
+}
+
+#[test]
+fn a_saved_model_loads_with_equal_weights_and_settings_and_equals_the_file_it_came_from() {
+    for name in ["llama", "gpt2"] {
+        let model = Model::load(&fixture(name), &Device::flex()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        model.save(dir.path()).unwrap();
+        let again = Model::load(dir.path(), &Device::flex()).unwrap();
+        assert_eq!(model.decoder.spec(), again.decoder.spec());
+        assert_eq!(model.decoder.state(), again.decoder.state());
+        let file = |dir: &std::path::Path| cupola_artifact::read_safetensors(&dir.join("model.safetensors")).unwrap();
+        assert_eq!(file(dir.path()), file(&fixture(name)), "{name}");
+    }
+}
+
+#[test]
+fn a_quantized_gpt2_is_saved_and_loads_with_equal_weights() {
+    let mut model = Model::load(&fixture("gpt2"), &Device::flex()).unwrap();
+    model.quantize_int8(16);
     let dir = tempfile::tempdir().unwrap();
     model.save(dir.path()).unwrap();
-    let again = Model::load(dir.path(), &Device::flex()).unwrap();
-    assert_eq!(model.decoder.spec(), again.decoder.spec());
-    assert_eq!(model.decoder.state(), again.decoder.state());
+    assert_eq!(Model::load(dir.path(), &Device::flex()).unwrap().decoder.state(), model.decoder.state());
+}
+
+#[test]
+fn a_spec_counts_the_parameters_that_the_model_has() {
+    for name in ["llama", "llama-linear-rope", "gpt2"] {
+        let mut model = Model::load(&fixture(name), &Device::flex()).unwrap();
+        let spec = model.decoder.spec().clone();
+        let params = model.decoder.params_mut();
+        assert_eq!(spec.parameters(), params.iter().map(|p| p.numel() as u64).sum::<u64>(), "{name}");
+        // Every matrix but the embeddings, and the output layer whether it is the embedding or not.
+        let inside =
+            params.iter().filter(|p| p.is_matrix() && !p.name().contains("embed") && !p.name().contains(".wte"));
+        let inside = inside.filter(|p| !p.name().contains(".wpe") && !p.name().contains("lm_head"));
+        let matrices: u64 = inside.map(|p| p.numel() as u64).sum();
+        assert_eq!(spec.matrix_parameters(), matrices + (spec.vocab_size * spec.d_model) as u64, "{name}");
+    }
+}
+
+#[test]
+fn gpt2_settings_that_are_not_built_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = std::fs::read_to_string(fixture("gpt2").join("config.json")).unwrap();
+    for (old, new, message) in [
+        ("\"scale_attn_weights\": true", "\"scale_attn_weights\": false", "`scale_attn_weights` = false"),
+        ("\"gelu_new\"", "\"mish\"", "asks for the activation \"mish\""),
+        ("\"n_head\": 4", "\"n_head\": 5", "which n_head = 5 does not divide"),
+    ] {
+        assert!(config.contains(old), "{old}");
+        std::fs::write(dir.path().join("config.json"), config.replace(old, new)).unwrap();
+        let error = Model::read_spec(dir.path()).unwrap_err();
+        assert!(error.chain().contains(message), "{}", error.chain());
+    }
 }
 
 #[test]

@@ -1,19 +1,47 @@
-//! The decoder that the Llama-like families share.
+//! The decoder that the families share: Llama's and GPT-2's shapes and what lies between.
 
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use cupola_artifact::{Result, StateDict};
-use cupola_ops::{Heads, LayerCache, LossForm, Mask, Precision, RopeAngles, Span};
-use serde::{Deserialize, Serialize};
+use cupola_ops::{Activation, Heads, LayerCache, LossForm, Mask, Precision, RopeAngles, Span};
 
 use crate::linear::Linear;
 use crate::lora::{Lora, LoraConfig};
+use crate::norm::{Norm, NormKind, Stream};
 use crate::param::{Param, ParamMut};
 use crate::rope::RopeSpec;
 
+/// The form of the feed-forward layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FfnKind {
+    /// `down(f(gate(x)) · up(x))`
+    Gated(Activation),
+    /// `down(f(up(x)))`
+    Plain(Activation),
+}
+
+impl FfnKind {
+    /// Matrices of a layer.
+    fn matrices(self) -> u64 {
+        match self {
+            FfnKind::Gated(_) => 3,
+            FfnKind::Plain(_) => 2,
+        }
+    }
+}
+
+/// How a token knows where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Positions {
+    /// Queries and keys are rotated.
+    Rotary(RopeSpec),
+    /// A learned vector for each position is added to the embedding.
+    Learned,
+}
+
 /// The numbers that make a decoder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DecoderSpec {
     /// Rows of the embedding.
     pub vocab_size: usize,
@@ -33,8 +61,12 @@ pub struct DecoderSpec {
     pub max_seq_len: usize,
     /// The norms' epsilon.
     pub norm_eps: f32,
-    /// Rotary positions.
-    pub rope: RopeSpec,
+    /// The norms.
+    pub norm: NormKind,
+    /// The feed-forward layers.
+    pub ffn: FfnKind,
+    /// Positions.
+    pub positions: Positions,
     /// Whether the output layer is the embedding.
     pub tie_embeddings: bool,
     /// Whether q, k, v and o have biases.
@@ -55,16 +87,20 @@ impl DecoderSpec {
         let (d, f, dh) = (self.d_model as u64, self.d_ff as u64, self.d_head as u64);
         let (h, kv) = (self.n_heads as u64, self.n_kv_heads as u64);
         let attention = d * dh * (2 * h + 2 * kv) + u64::from(self.attention_bias) * (dh * (h + 2 * kv) + d);
-        let mlp = 3 * d * f + u64::from(self.mlp_bias) * (2 * f + d);
+        let matrices = self.ffn.matrices();
+        let mlp = matrices * d * f + u64::from(self.mlp_bias) * ((matrices - 1) * f + d);
+        let norm = if self.norm.bias() { 2 * d } else { d };
         let heads = if self.tie_embeddings { 1 } else { 2 };
-        self.n_layers as u64 * (attention + mlp + 2 * d) + d + heads * self.vocab_size as u64 * d
+        let positions = if self.positions == Positions::Learned { self.max_seq_len as u64 * d } else { 0 };
+        let blocks = self.n_layers as u64 * (attention + mlp + 2 * norm);
+        blocks + norm + positions + heads * self.vocab_size as u64 * d
     }
 
     /// Numbers in the matrices that each token passes through, the output layer included and the embedding not.
     pub fn matrix_parameters(&self) -> u64 {
         let (d, f, dh) = (self.d_model as u64, self.d_ff as u64, self.d_head as u64);
         let attention = d * dh * (2 * self.n_heads as u64 + 2 * self.n_kv_heads as u64);
-        self.n_layers as u64 * (attention + 3 * d * f) + self.vocab_size as u64 * d
+        self.n_layers as u64 * (attention + self.ffn.matrices() * d * f) + self.vocab_size as u64 * d
     }
 
     /// Floating-point operations of training on one token of a sequence of `seq`: 6 for each matrix parameter, and
@@ -80,6 +116,8 @@ impl DecoderSpec {
 pub enum Role {
     /// Token embedding.
     Embed,
+    /// Position embedding.
+    Positions,
     /// Norm after the last block.
     FinalNorm,
     /// Output layer.
@@ -98,7 +136,7 @@ pub enum Role {
     FfnNorm,
     /// The gate.
     Gate,
-    /// The gated.
+    /// The gated, or the only layer that widens.
     Up,
     /// Back to the residual stream.
     Down,
@@ -106,12 +144,12 @@ pub enum Role {
 
 /// Where a decoder's weights come from: a checkpoint or a random number generator.
 pub trait WeightSource {
-    /// A norm's weight.
-    fn norm(&mut self, role: Role, layer: usize, len: usize) -> Result<Param<1>>;
+    /// A norm's weight and its bias.
+    fn norm(&mut self, role: Role, layer: usize, len: usize, bias: bool) -> Result<(Param<1>, Option<Param<1>>)>;
     /// A linear layer of `[d_out, d_in]`.
     fn linear(&mut self, role: Role, layer: usize, shape: [usize; 2], bias: bool) -> Result<Linear>;
-    /// An embedding of `[vocab, d]`.
-    fn embedding(&mut self, shape: [usize; 2]) -> Result<Param<2>>;
+    /// An embedding of `[vocab, d]`, or of positions.
+    fn embedding(&mut self, role: Role, shape: [usize; 2]) -> Result<Param<2>>;
 }
 
 /// The tokens of one forward pass: `batch` rows of equal length, row after row.
@@ -202,16 +240,17 @@ struct Attention {
 
 #[derive(Clone, Debug)]
 struct FeedForward {
-    gate: Linear,
+    f: Activation,
+    gate: Option<Linear>,
     up: Linear,
     down: Linear,
 }
 
 #[derive(Clone, Debug)]
 struct Block {
-    attention_norm: Param<1>,
+    attention_norm: Norm,
     attention: Attention,
-    ffn_norm: Param<1>,
+    ffn_norm: Norm,
     ffn: FeedForward,
 }
 
@@ -220,18 +259,19 @@ struct Block {
 pub struct Decoder {
     spec: DecoderSpec,
     embed: Param<2>,
+    positions: Option<Param<2>>,
     blocks: Vec<Block>,
-    norm: Param<1>,
+    norm: Norm,
     head: Option<Linear>,
-    angles: Arc<RopeAngles>,
+    angles: Option<Arc<RopeAngles>>,
     precision: Precision,
 }
 
 impl Attention {
     fn forward(&self, x: Tensor<2>, layer: usize, pass: &mut Pass<'_, '_, '_>) -> Tensor<2> {
         let heads = pass.heads;
-        let q = cupola_ops::rope(self.q.forward(x.clone()), pass.angles, &pass.positions, heads.n_heads); // [N, H·dh]
-        let k = cupola_ops::rope(self.k.forward(x.clone()), pass.angles, &pass.positions, heads.n_kv_heads);
+        let q = pass.rotated(self.q.forward(x.clone()), heads.n_heads); // [N, H·dh]
+        let k = pass.rotated(self.k.forward(x.clone()), heads.n_kv_heads); // [N, Hkv·dh]
         let v = self.v.forward(x); // [N, Hkv·dh]
         let mixed = match &mut pass.reach {
             Reach::Batch(batch) => cupola_ops::attention(q, k, v, heads, &batch.mask),
@@ -243,35 +283,76 @@ impl Attention {
         };
         self.o.forward(mixed)
     }
+
+    fn linears(&self) -> [&Linear; 4] {
+        [&self.q, &self.k, &self.v, &self.o]
+    }
+
+    fn linears_mut(&mut self) -> [&mut Linear; 4] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o]
+    }
 }
 
 impl FeedForward {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.down.forward(cupola_ops::gated(
-            cupola_ops::Activation::Silu,
-            self.gate.forward(x.clone()),
-            self.up.forward(x),
-        ))
+        let wide = match &self.gate {
+            Some(gate) => cupola_ops::gated(self.f, gate.forward(x.clone()), self.up.forward(x)),
+            None => cupola_ops::activation(self.f, self.up.forward(x)),
+        };
+        self.down.forward(wide)
+    }
+
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate.iter().chain([&self.up, &self.down])
+    }
+
+    fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.gate.iter_mut().chain([&mut self.up, &mut self.down])
     }
 }
 
 impl Block {
-    fn forward(&self, x: Tensor<2>, layer: usize, pass: &mut Pass<'_, '_, '_>) -> Tensor<2> {
-        let norm = |x: &Tensor<2>, w: &Param<1>| cupola_ops::rms_norm(x.clone(), w.value(), pass.eps);
-        let normed = norm(&x, &self.attention_norm);
-        let x = x + self.attention.forward(normed, layer, pass);
-        let normed = cupola_ops::rms_norm(x.clone(), self.ffn_norm.value(), pass.eps);
-        x + self.ffn.forward(normed)
+    fn forward(&self, stream: &mut Stream, layer: usize, pass: &mut Pass<'_, '_, '_>) {
+        let normed = stream.norm(&self.attention_norm);
+        stream.add(self.attention.forward(normed, layer, pass));
+        let normed = stream.norm(&self.ffn_norm);
+        stream.add(self.ffn.forward(normed));
     }
 }
 
 /// What all blocks of one forward pass share.
 struct Pass<'p, 'a, 'b> {
-    angles: &'p Arc<RopeAngles>,
+    angles: Option<&'p Arc<RopeAngles>>,
     positions: Arc<[u32]>,
     heads: Heads,
-    eps: f32,
     reach: Reach<'a, 'b>,
+}
+
+impl Pass<'_, '_, '_> {
+    /// Queries or keys with their positions, where those are rotary.
+    fn rotated(&self, x: Tensor<2>, n_heads: usize) -> Tensor<2> {
+        match self.angles {
+            Some(angles) => cupola_ops::rope(x, angles, &self.positions, n_heads),
+            None => x,
+        }
+    }
+}
+
+/// A norm out of a source.
+fn norm(source: &mut dyn WeightSource, spec: &DecoderSpec, role: Role, layer: usize) -> Result<Norm> {
+    let (weight, bias) = source.norm(role, layer, spec.d_model, spec.norm.bias())?;
+    Ok(Norm { kind: spec.norm, eps: spec.norm_eps, weight, bias })
+}
+
+/// A feed-forward layer out of a source.
+fn feed_forward(source: &mut dyn WeightSource, spec: &DecoderSpec, layer: usize) -> Result<FeedForward> {
+    let (wide, narrow) = ([spec.d_ff, spec.d_model], [spec.d_model, spec.d_ff]);
+    let (f, gate) = match spec.ffn {
+        FfnKind::Gated(f) => (f, Some(source.linear(Role::Gate, layer, wide, spec.mlp_bias)?)),
+        FfnKind::Plain(f) => (f, None),
+    };
+    let up = source.linear(Role::Up, layer, wide, spec.mlp_bias)?;
+    Ok(FeedForward { f, gate, up, down: source.linear(Role::Down, layer, narrow, spec.mlp_bias)? })
 }
 
 impl Decoder {
@@ -280,35 +361,34 @@ impl Decoder {
     /// # Errors
     /// When the source lacks a weight or has it in another shape.
     pub fn build(spec: DecoderSpec, source: &mut dyn WeightSource) -> Result<Self> {
-        let DecoderSpec { d_model: d, d_ff: f, .. } = spec;
+        let d = spec.d_model;
         let (q, kv) = (spec.n_heads * spec.d_head, spec.n_kv_heads * spec.d_head);
-        let (ab, mb) = (spec.attention_bias, spec.mlp_bias);
-        let embed = source.embedding([spec.vocab_size, d])?;
+        let ab = spec.attention_bias;
+        let embed = source.embedding(Role::Embed, [spec.vocab_size, d])?;
+        let (angles, positions) = match &spec.positions {
+            Positions::Rotary(rope) => (Some(rope.angles(spec.max_seq_len)), None),
+            Positions::Learned => (None, Some(source.embedding(Role::Positions, [spec.max_seq_len, d])?)),
+        };
         let mut blocks = Vec::with_capacity(spec.n_layers);
         for i in 0..spec.n_layers {
             blocks.push(Block {
-                attention_norm: source.norm(Role::AttentionNorm, i, d)?,
+                attention_norm: norm(source, &spec, Role::AttentionNorm, i)?,
                 attention: Attention {
                     q: source.linear(Role::Q, i, [q, d], ab)?,
                     k: source.linear(Role::K, i, [kv, d], ab)?,
                     v: source.linear(Role::V, i, [kv, d], ab)?,
                     o: source.linear(Role::O, i, [d, q], ab)?,
                 },
-                ffn_norm: source.norm(Role::FfnNorm, i, d)?,
-                ffn: FeedForward {
-                    gate: source.linear(Role::Gate, i, [f, d], mb)?,
-                    up: source.linear(Role::Up, i, [f, d], mb)?,
-                    down: source.linear(Role::Down, i, [d, f], mb)?,
-                },
+                ffn_norm: norm(source, &spec, Role::FfnNorm, i)?,
+                ffn: feed_forward(source, &spec, i)?,
             });
         }
-        let norm = source.norm(Role::FinalNorm, 0, d)?;
+        let norm = norm(source, &spec, Role::FinalNorm, 0)?;
         let head = match spec.tie_embeddings {
             true => None,
             false => Some(source.linear(Role::Head, 0, [spec.vocab_size, d], false)?),
         };
-        let angles = spec.rope.angles(spec.max_seq_len);
-        Ok(Self { spec, embed, blocks, norm, head, angles, precision: Precision::F32 })
+        Ok(Self { spec, embed, positions, blocks, norm, head, angles, precision: Precision::F32 })
     }
 
     /// The numbers that make it.
@@ -326,17 +406,26 @@ impl Decoder {
         Heads { batch, n_heads: s.n_heads, n_kv_heads: s.n_kv_heads, d_head: s.d_head }
     }
 
-    fn blocks(&self, ids: &Arc<[u32]>, mut pass: Pass<'_, '_, '_>, mut seen: impl FnMut(&Tensor<2>)) -> Tensor<2> {
-        let mut x = cupola_ops::embedding(self.embed.value(), ids); // [N, D]
-        for (layer, block) in self.blocks.iter().enumerate() {
-            seen(&x);
-            x = block.forward(x, layer, &mut pass);
+    /// The sum of what a token is and where it stands, `[N, D]`.
+    fn embedded(&self, ids: &Arc<[u32]>, positions: &Arc<[u32]>) -> Tensor<2> {
+        let x = cupola_ops::embedding(self.embed.value(), ids);
+        match &self.positions {
+            Some(table) => x + cupola_ops::embedding(table.value(), positions),
+            None => x,
         }
-        cupola_ops::rms_norm(x, self.norm.value(), self.spec.norm_eps)
+    }
+
+    fn blocks(&self, ids: &Arc<[u32]>, mut pass: Pass<'_, '_, '_>, mut seen: impl FnMut(&Stream)) -> Tensor<2> {
+        let mut stream = Stream::new(self.embedded(ids, &pass.positions));
+        for (layer, block) in self.blocks.iter().enumerate() {
+            seen(&stream);
+            block.forward(&mut stream, layer, &mut pass);
+        }
+        stream.norm(&self.norm)
     }
 
     fn pass<'p, 'a, 'b>(&'p self, positions: Arc<[u32]>, batch: usize, reach: Reach<'a, 'b>) -> Pass<'p, 'a, 'b> {
-        Pass { angles: &self.angles, positions, heads: self.heads(batch), eps: self.spec.norm_eps, reach }
+        Pass { angles: self.angles.as_ref(), positions, heads: self.heads(batch), reach }
     }
 
     /// The last hidden states of a batch, `[B·T, D]`.
@@ -349,7 +438,7 @@ impl Decoder {
     pub fn hidden_states(&self, batch: &Batch) -> Vec<Tensor<2>> {
         let mut all = Vec::with_capacity(self.spec.n_layers + 1);
         let pass = self.pass(Arc::clone(&batch.positions), batch.batch, Reach::Batch(batch));
-        let last = self.blocks(&batch.ids, pass, |x| all.push(x.clone()));
+        let last = self.blocks(&batch.ids, pass, |stream| all.push(stream.value()));
         all.push(last);
         all
     }
@@ -394,34 +483,24 @@ impl Decoder {
 
     /// Its linear layers inside the blocks.
     fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
-        self.blocks.iter_mut().flat_map(|b| {
-            let (a, f) = (&mut b.attention, &mut b.ffn);
-            [&mut a.q, &mut a.k, &mut a.v, &mut a.o, &mut f.gate, &mut f.up, &mut f.down]
-        })
+        self.blocks.iter_mut().flat_map(|b| b.attention.linears_mut().into_iter().chain(b.ffn.linears_mut()))
     }
 
     fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.blocks.iter().flat_map(|b| {
-            let (a, f) = (&b.attention, &b.ffn);
-            [&a.q, &a.k, &a.v, &a.o, &f.gate, &f.up, &f.down]
-        })
+        self.blocks.iter().flat_map(|b| b.attention.linears().into_iter().chain(b.ffn.linears()))
     }
 
     /// All parameters, always in the same order.
     pub fn params_mut(&mut self) -> Vec<ParamMut<'_>> {
         let mut out = vec![ParamMut::Table(&mut self.embed)];
+        out.extend(self.positions.as_mut().map(ParamMut::Table));
         for b in &mut self.blocks {
-            out.push(ParamMut::Vector(&mut b.attention_norm));
-            let (a, f) = (&mut b.attention, &mut b.ffn);
-            for linear in [&mut a.q, &mut a.k, &mut a.v, &mut a.o] {
-                linear.params_mut(&mut out);
-            }
-            out.push(ParamMut::Vector(&mut b.ffn_norm));
-            for linear in [&mut f.gate, &mut f.up, &mut f.down] {
-                linear.params_mut(&mut out);
-            }
+            b.attention_norm.params_mut(&mut out);
+            b.attention.linears_mut().into_iter().for_each(|linear| linear.params_mut(&mut out));
+            b.ffn_norm.params_mut(&mut out);
+            b.ffn.linears_mut().for_each(|linear| linear.params_mut(&mut out));
         }
-        out.push(ParamMut::Vector(&mut self.norm));
+        self.norm.params_mut(&mut out);
         if let Some(head) = &mut self.head {
             let mut of_head = vec![];
             head.params_mut(&mut of_head);
@@ -433,13 +512,12 @@ impl Decoder {
     /// What belongs in a checkpoint, adapters apart.
     pub fn state(&self) -> StateDict {
         let mut out = StateDict::new();
-        out.insert(self.embed.name().to_string(), self.embed.to_host());
-        for b in &self.blocks {
-            for norm in [&b.attention_norm, &b.ffn_norm] {
-                out.insert(norm.name().to_string(), norm.to_host());
-            }
+        for embedding in [Some(&self.embed), self.positions.as_ref()].into_iter().flatten() {
+            out.insert(embedding.name().to_string(), embedding.to_host());
         }
-        out.insert(self.norm.name().to_string(), self.norm.to_host());
+        for norm in self.blocks.iter().flat_map(|b| [&b.attention_norm, &b.ffn_norm]).chain([&self.norm]) {
+            norm.state(&mut out);
+        }
         for linear in self.linears().chain(&self.head) {
             linear.state(&mut out);
         }

@@ -6,13 +6,16 @@
 mod decoder;
 mod linear;
 mod lora;
+mod norm;
 mod param;
 mod rng;
 mod rope;
 
-pub use decoder::{Batch, Decoder, DecoderSpec, KvCache, Role, Step, WeightSource};
+pub use cupola_ops::Activation;
+pub use decoder::{Batch, Decoder, DecoderSpec, FfnKind, KvCache, Positions, Role, Step, WeightSource};
 pub use linear::{Linear, Weight, scale_name};
 pub use lora::{Lora, LoraConfig};
+pub use norm::{Norm, NormKind};
 pub use param::{Param, ParamMut};
 pub use rng::Rng;
 pub use rope::{RopeScaling, RopeSpec};

@@ -1,7 +1,8 @@
 //! The settings of pretraining, and what follows from its one dial.
 
+use cupola_arch::Form;
 use cupola_artifact::{Error, Result};
-use cupola_nn::{DecoderSpec, RopeScaling, RopeSpec};
+use cupola_nn::{DecoderSpec, FfnKind, Positions, RopeScaling, RopeSpec};
 use cupola_tokenizer::Tokenizer;
 use cupola_train::PrecisionSetting;
 use cupola_train::optim::{AdjustLr, StateType};
@@ -148,6 +149,9 @@ pub struct Derived {
     pub micro_batch: usize,
     /// The peak learning rate.
     pub lr: f64,
+    /// What the family is made of.
+    #[serde(skip)]
+    pub form: Form,
     /// One line for each setting: its rule and what it gives.
     #[serde(skip)]
     pub rules: Vec<String>,
@@ -167,6 +171,9 @@ impl PretrainConfig {
     /// # Errors
     /// Sizes that do not go together.
     pub fn derive(&self) -> Result<Derived> {
+        let form = cupola_arch::family(&self.family)
+            .map_err(|e| Error::usage(e.to_string()).with_hint(e.hint().unwrap_or_default()))?
+            .form();
         let mut rules = Vec::new();
         let mut set = |name: &str, rule: &str, given: Option<usize>, derived: usize| {
             let value = given.unwrap_or(derived);
@@ -188,13 +195,16 @@ impl PretrainConfig {
         let n_heads =
             set("n_heads", "heads of 32 numbers, of 64 from d_model 768 on", self.n_heads, d_model.div_ceil(d_head));
         let half = if n_heads.is_multiple_of(2) { n_heads / 2 } else { n_heads };
-        let n_kv_heads = set("n_kv_heads", "half the query heads (grouped queries)", self.n_kv_heads, half);
-        let d_ff = set(
-            "d_ff",
-            "8/3 · d_model, a multiple of 32 (SwiGLU)",
-            self.d_ff,
-            round_to(d_model as f64 * 8.0 / 3.0, 32),
-        );
+        let (rule, n_kv_heads) = match form.grouped_queries {
+            true => ("half the query heads (grouped queries)", half),
+            false => ("as many as query heads", n_heads),
+        };
+        let n_kv_heads = set("n_kv_heads", rule, self.n_kv_heads, n_kv_heads);
+        let (rule, d_ff) = match form.ffn {
+            FfnKind::Gated(_) => ("8/3 · d_model, a multiple of 32 (SwiGLU)", round_to(d_model as f64 * 8.0 / 3.0, 32)),
+            FfnKind::Plain(_) => ("4 · d_model", 4 * d_model),
+        };
+        let d_ff = set("d_ff", rule, self.d_ff, d_ff);
         let derived_seq = power_of_two_near(64.0 * self.depth as f64).clamp(128, 2048);
         let seq_len = set("seq_len", "64 · depth, a power of two from 128 to 2048", self.seq_len, derived_seq);
         let batch = power_of_two_near(128.0 * (self.depth * self.depth) as f64).max(seq_len);
@@ -214,6 +224,12 @@ impl PretrainConfig {
         if n_kv_heads == 0 || !n_heads.is_multiple_of(n_kv_heads) {
             return wrong(format!("n_kv_heads = {n_kv_heads} does not divide n_heads = {n_heads}"));
         }
+        if !form.grouped_queries && n_kv_heads != n_heads {
+            return wrong(format!(
+                "n_kv_heads = {n_kv_heads}, but the family `{}` has no grouped queries",
+                self.family
+            ));
+        }
         if seq_len < 2 || batch_tokens < seq_len || micro_batch == 0 {
             return wrong(format!("batch_tokens = {batch_tokens} does not hold a sequence of seq_len = {seq_len}"));
         }
@@ -221,7 +237,7 @@ impl PretrainConfig {
             return wrong(format!("lr = {lr} must be positive and warmup = {} between 0 and 1", self.warmup));
         }
         let d_head = d_model / n_heads;
-        Ok(Derived { d_model, n_heads, n_kv_heads, d_head, d_ff, seq_len, batch_tokens, micro_batch, lr, rules })
+        Ok(Derived { d_model, n_heads, n_kv_heads, d_head, d_ff, seq_len, batch_tokens, micro_batch, lr, form, rules })
     }
 
     /// The decoder for a vocabulary; the tokenizer, where there is one, names the special tokens.
@@ -236,10 +252,19 @@ impl PretrainConfig {
             d_ff: derived.d_ff,
             max_seq_len: derived.seq_len,
             norm_eps: 1e-5,
-            rope: RopeSpec { theta: 10_000.0, rotary_dim: derived.d_head, scaling: RopeScaling::None },
+            norm: derived.form.norm,
+            ffn: derived.form.ffn,
+            positions: match derived.form.rotary {
+                true => Positions::Rotary(RopeSpec {
+                    theta: 10_000.0,
+                    rotary_dim: derived.d_head,
+                    scaling: RopeScaling::None,
+                }),
+                false => Positions::Learned,
+            },
             tie_embeddings: self.tie_embeddings,
-            attention_bias: false,
-            mlp_bias: false,
+            attention_bias: derived.form.biases,
+            mlp_bias: derived.form.biases,
             bos: tokenizer.and_then(Tokenizer::bos),
             eos: tokenizer.map(|t| t.stop_ids().to_vec()).unwrap_or_default(),
             pad: tokenizer.and_then(Tokenizer::pad),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cupola_arch::Model;
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
-use cupola_artifact::{Context, Error, Result, human_bytes, human_count, parse_config, write_atomic};
+use cupola_artifact::{Context, Result, human_bytes, human_count, parse_config, write_atomic};
 use cupola_generate::document_start;
 use cupola_records::{Split, read_documents, total_bytes};
 use cupola_tokenizer::Tokenizer;
@@ -32,8 +32,6 @@ impl Stage for PretrainStage {
     fn configure(&self, table: toml::Table) -> Result<Box<dyn Configured>> {
         let config: PretrainConfig = parse_config(self.kind(), table)?;
         let derived = config.derive()?;
-        cupola_arch::family(&config.family)
-            .map_err(|e| Error::usage(e.to_string()).with_hint(e.hint().unwrap_or_default()))?;
         let pretraining = Pretraining { config, derived };
         Optimizer::new(&pretraining.optimizer())?;
         pretraining.schedule(1).ratio(0, 1)?;

@@ -32,7 +32,7 @@ pub struct GeluTanh;
 
 impl GeluTanh {
     /// Twice sqrt(2 / π), because (1 + tanh(u)) / 2 = sigmoid(2u).
-    const SCALE: f32 = 1.595_769_1;
+    const SCALE: f32 = 1.595_769_2;
     const CUBIC: f32 = 0.044_715;
 
     /// 2u and its slope; x is cut where the sigmoid has long been 0 or 1, so that x³ does not overflow.
