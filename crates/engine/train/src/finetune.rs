@@ -215,7 +215,7 @@ impl FineTune {
                     return Err(Error::usage(format!(
                         "the model has no layers called {names} (`lora.target_modules`)"
                     ))
-                    .with_hint("a Llama has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"));
+                    .with_hint("a Llama has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; a GPT-2 q_proj, k_proj, v_proj, c_proj, c_fc"));
                 }
                 model.decoder.set_trainable(|p| p.name().contains(".lora_"));
             }

@@ -281,3 +281,28 @@ impl PretrainConfig {
         (tokens, format!("tokens = {tokens} (20 · matrix parameters, at most 8 rounds through the data)"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn config(more: &str) -> PretrainConfig {
+        toml::from_str(&format!("data = 'd'\ntokenizer = 't'\ndepth = 4\n{more}")).unwrap()
+    }
+
+    #[test]
+    fn a_gpt2_has_as_many_key_value_heads_as_query_heads_and_four_times_the_width() {
+        let config = config("family = 'gpt2'");
+        let derived = config.derive().unwrap();
+        let spec = config.spec(&derived, 1000, None);
+        assert_eq!((spec.n_kv_heads, spec.d_ff), (spec.n_heads, 4 * spec.d_model));
+        assert!(spec.positions == Positions::Learned && spec.attention_bias && spec.mlp_bias);
+    }
+
+    #[test]
+    fn grouped_queries_are_refused_where_the_family_has_none() {
+        let error = config("family = 'gpt2'\nn_kv_heads = 1").derive().unwrap_err();
+        assert!(error.to_string().contains("has no grouped queries"), "{error}");
+    }
+}
