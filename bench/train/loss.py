@@ -44,8 +44,8 @@ def time_to_loss(bench):
     if best:
         goal = peers[best][0]["bits_per_byte"]
         taken = until(ours, goal)
-        faster = seconds[best] / taken if taken else None
-        remark = f"{faster:.2f} times as fast; wanted: {FASTER}" if faster else never(ours, goal)
+        faster = round(seconds[best] / taken, 2) if taken else None
+        remark = f"{faster} times as fast; wanted: {FASTER}" if faster else never(ours, goal)
         yield row(
             f"time to {goal:.3f} bits per byte", "s", taken, seconds[best], seconds[best] / FASTER, less=True, faster=faster,
             remark=remark, best_peer=peers[best][0]["who"], peers=seconds, failed=failed, peer_curve=peers[best][0]["curve"],

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from datetime import date
 from pathlib import Path
 
@@ -18,6 +19,26 @@ PARTS = {
     "curve": loss.short_numbers,
 }
 
+# The share of the processor that others take, from which figures mean nothing.
+BUSY = 0.1
+
+
+def others():
+    """The share of the processor in use while nothing of ours runs, over two seconds; 0 where the system does not tell."""
+
+    def ticks():
+        fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]
+
+    try:
+        before = ticks()
+        time.sleep(2)
+        after = ticks()
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    passed = after[0] - before[0]
+    return round(1 - (after[1] - before[1]) / passed, 2) if passed else 0.0
+
 
 def main():
     parser = argparse.ArgumentParser(prog="run.sh", description="cupola's training beside PyTorch, on this machine")
@@ -31,13 +52,19 @@ def main():
     unknown = [part for part in args.part if part not in PARTS]
     if unknown:
         parser.error(f"there is no part `{unknown[0]}`; there are {', '.join(PARTS)}")
-    bench, rows = Bench(args), []
+    bench, rows, busy = Bench(args), [], []
     for part in args.part or PARTS:
         note(part)
+        busy.append(others())
         for row in PARTS[part](bench):
-            print(json.dumps({"part": part} | row | ({"quick": True} if bench.quick else {})), flush=True)
+            extra = {"busy_before": busy[-1]} | ({"quick": True} if bench.quick else {})
+            print(json.dumps({"part": part} | row | extra), flush=True)
             rows.append(row)
-    text = f"{date.today()}, {machine()}{', quick: no figures to keep' if bench.quick else ''}\n\n{table(rows)}\n"
+    remarks = ["quick: no figures to keep"] if bench.quick else []
+    if max(busy) > BUSY:
+        # Threads that wait for each other suffer more than others from a busy machine: ratios do not hold either.
+        remarks.append(f"the machine was BUSY ({100 * max(busy):.0f}% in use before a part): no figures to keep")
+    text = f"{'; '.join([f'{date.today()}, {machine()}', *remarks])}\n\n{table(rows)}\n"
     print("\n" + text)
     if args.table:
         args.table.write_text(text, encoding="utf-8")

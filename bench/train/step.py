@@ -44,11 +44,12 @@ def compare(bench, name, case, precision, options, modes):
     best = max(speeds, key=speeds.get) if speeds else None
     who = peers[best][0]["who"] if best else None
     peak, flops = middle(ours, "peak_flops"), middle(ours, "flops_per_token")
+    size, theirs = middle(ours, "parameters"), middle(peers[best], "parameters") if best else None
+    unlike = f"NOT the same model: {size:,.0f} parameters, the peer's {theirs:,.0f}" if size and theirs and size != theirs else None
     yield row(
         name, "tokens/s", middle(ours, "tokens_per_second"), speeds.get(best), peak / flops if peak and flops else None,
-        best_peer=who, peers=speeds, runs_of_ours=len(ours), failed=failed, steps=options[1],
-        who=ours[0]["who"] if ours else None, parameters=middle(ours, "parameters"),
-        peer_parameters=middle(peers[best], "parameters") if best else None,
+        remark=unlike, best_peer=who, peers=speeds, runs_of_ours=len(ours), failed=failed, steps=options[1],
+        who=ours[0]["who"] if ours else None, parameters=size, peer_parameters=theirs,
     )
     memory = {mode: middle(lines, "peak_memory") / 1e6 for mode, lines in peers.items() if lines}
     least = min(memory, key=memory.get) if memory else None
