@@ -56,6 +56,11 @@ impl<'a> Mat<'a> {
         Mat { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
+    /// `count` columns from `first`.
+    fn columns(self, first: usize, count: usize) -> Self {
+        Mat { data: &self.data[first * self.col_stride..], cols: count, ..self }
+    }
+
     fn check(&self, name: &str) {
         if self.rows > 0 && self.cols > 0 {
             let need = (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride + 1;
@@ -104,8 +109,11 @@ impl Out {
     }
 }
 
-/// Rows of `a` that a task packs at a time, about.
+/// Rows of `a` that a task packs at a time, at most and (where there are enough) at least, about.
 const M_BLOCK: usize = 240;
+const MIN_ROWS: usize = 100;
+/// A longer `k` goes in stretches of this length, a multiple of every block's.
+const K_STRETCH: usize = 8192;
 /// Bytes of packed `b` shared by all tasks.
 const B_BYTES: usize = 8 << 20;
 /// Up to this many rows: pack `a` once, and let each task pack its own columns of `b`.
@@ -258,9 +266,21 @@ fn for_each(parallel: bool, count: usize, f: impl Fn(usize) + Sync + Send) {
     }
 }
 
-/// Packs `b` per column block, shared; every task packs its own rows of `a`.
+/// Packs `b` per column block, shared; every task packs its own rows of `a`. A long `k` goes in stretches, so that many
+/// columns of `b` fit the buffer.
 unsafe fn by_rows(level: Level, c: Out, a: Mat, b: Mat, work: Work) {
     let (k, n) = (b.rows, b.cols);
+    if k > K_STRETCH {
+        for p0 in (0..k).step_by(K_STRETCH) {
+            let count = K_STRETCH.min(k - p0);
+            let accumulate = work.how.accumulate || p0 > 0;
+            let bias = work.how.bias.filter(|_| p0 + count == k);
+            let work = Work { how: How { accumulate, bias, ..work.how }, ..work };
+            // SAFETY: passed on; the stretches lie inside `a` and `b`.
+            unsafe { by_rows(level, c, a.columns(p0, count), b.t().columns(p0, count).t(), work) };
+        }
+        return;
+    }
     let precision = if a.rows <= FEW_ROWS { Precision::F32 } else { work.how.precision };
     let panels = Panels::new(level, Format::new(level, precision), Side::B, k);
     let nr = panels.width;
@@ -342,9 +362,11 @@ struct Grid {
 impl Grid {
     fn new(m: usize, n: usize, b: &Panels, parallel: bool) -> Self {
         let (mr, nr) = b.format.tile(b.level);
-        let mc = m.div_ceil(m.div_ceil(M_BLOCK)).next_multiple_of(mr);
-        let rows = m.div_ceil(mc);
         let want = if parallel { 3 * rayon::current_num_threads() } else { 1 };
+        // More, shorter blocks of rows before blocks of columns, for which rows would be packed more than once.
+        let blocks = m.div_ceil(M_BLOCK).max(want.min(m / MIN_ROWS));
+        let mc = m.div_ceil(blocks.max(1)).next_multiple_of(mr);
+        let rows = m.div_ceil(mc);
         let nc = n.div_ceil(want.div_ceil(rows)).next_multiple_of(nr).max(4 * nr);
         Grid { rows, cols: n.div_ceil(nc), mc, nc }
     }
@@ -354,7 +376,7 @@ impl Grid {
 unsafe fn by_columns(level: Level, c: Out, a: Mat, b: Mat, work: Work) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     let (mr, nr) = tile::shape(level);
-    let kc = panels::k_block(k, Format::F32.k_block());
+    let kc = panels::k_block(k);
     scratch::with(m.next_multiple_of(mr) * k, |packed| {
         // SAFETY: the rows lie inside `a`.
         unsafe { pack_panels(level, Lanes::rows(&a, 0, m), k, packed, mr) };

@@ -131,12 +131,4 @@ impl Format {
     pub fn step_words(self, side: Side, width: usize) -> usize {
         if self == Format::F16 && side == Side::B { width / 2 } else { width }
     }
-
-    /// The longest block of `k`: with it, a panel of `b` stays in the first two caches.
-    pub fn k_block(self) -> usize {
-        match self {
-            Format::F32 | Format::Rounded(_) => 384,
-            Format::Bf16 | Format::F16 => 512,
-        }
-    }
 }

@@ -19,16 +19,19 @@ pub(crate) struct Panels {
     pub width: usize,
 }
 
-/// Length of the blocks that `k` is cut into: even, at most `most`.
-pub(crate) fn k_block(k: usize, most: usize) -> usize {
-    k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(8).min(k).max(1)
+/// The longest block of `k`: sums stay in registers that long, and a task's rows of `a` in the second cache.
+const K_BLOCK: usize = 512;
+
+/// Length of the blocks that `k` is cut into: even, a function of `k` alone.
+pub(crate) fn k_block(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(K_BLOCK).max(1)).next_multiple_of(8).min(k).max(1)
 }
 
 impl Panels {
     pub fn new(level: Level, format: Format, side: Side, k: usize) -> Self {
         let (mr, nr) = format.tile(level);
         let width = if side == Side::A { mr } else { nr };
-        Panels { level, format, side, k, kc: k_block(k, format.k_block()), width }
+        Panels { level, format, side, k, kc: k_block(k), width }
     }
 
     fn scaled(&self) -> bool {

@@ -6,6 +6,9 @@ use crate::simd::Portable;
 use crate::simd::{Avx2, Avx512};
 use crate::simd::{Kernel, Level, MAX_LANES, Simd};
 
+/// Steps that panels are asked for ahead of their use.
+const AHEAD: usize = 8;
+
 /// Rows and columns of the tile at `level`.
 pub fn shape(level: Level) -> (usize, usize) {
     fn of<S: Simd>() -> (usize, usize) {
@@ -94,6 +97,10 @@ impl Block {
                 for v in 0..C {
                     bv[v] = s.load(b.add(v * S::LANES));
                 }
+                for v in 0..C {
+                    s.prefetch(b.wrapping_add((AHEAD * NV + v) * S::LANES));
+                }
+                s.prefetch(a.wrapping_add(AHEAD * MR));
                 for r in 0..R {
                     let x = s.splat(*a.add(r));
                     for v in 0..C {
