@@ -61,7 +61,7 @@ pub trait HostOp<const N: usize>: Debug + Send + Sync + 'static {
 type Tape = Autodiff<Flex, NoCheckpointing>;
 
 /// Forgets a tensor's rank, so that inputs of several ranks fit one array.
-pub(crate) fn erase<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+pub fn erase<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
     Tensor::from_dispatch(tensor.into_dispatch())
 }
 

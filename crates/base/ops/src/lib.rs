@@ -36,6 +36,7 @@ pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
 pub use experts::router::{balance_loss, choose_experts, expert_weights, router_scores, router_z_loss};
 pub use experts::{ExpertWeights, combine, experts_swiglu, grouped_linear, permute};
+pub use host::erase as unranked;
 pub use linear::linear;
 pub use loss::{IGNORE, LossForm, linear_cross_entropy, linear_nll};
 pub use mask::Mask;

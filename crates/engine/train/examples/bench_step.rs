@@ -1,5 +1,5 @@
 //! One training measurement; prints one JSON line: `bench_step CASE PRECISION [--steps N] [--forward] [--seq T]
-//! [--batch B]`. The peer's side is `bench/train/peer.py`, which has the same cases.
+//! [--batch B] [--recompute]`. The peer's side is `bench/train/peer.py`, which has the same cases.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -85,6 +85,7 @@ fn main() {
     let spec = case.spec();
     let mut model = Model::fresh(cupola_arch::family(case.family).unwrap(), spec.clone(), 1, &Device::flex()).unwrap();
     model.decoder.set_precision(precision);
+    model.decoder.set_recompute(args.iter().any(|a| a == "--recompute"));
     model.decoder.set_trainable(|_| !forward);
     let mut optimizer = Optimizer::new(&OptimizerConfig::default()).unwrap();
     let tokens = case.batch * case.seq;

@@ -58,6 +58,8 @@ pub struct FineTune {
     pub weight_decay: f32,
     /// What matrix products multiply: `auto`, `f32`, `bf16` or `f16`.
     pub precision: PrecisionSetting,
+    /// Whether blocks are computed again in the backward pass instead of kept in memory.
+    pub activation_checkpointing: bool,
     /// The largest norm of all gradients together; 0 is none.
     pub clip: f64,
     /// The share of the records held out to measure on.
@@ -88,6 +90,7 @@ impl Default for FineTune {
             min_lr_ratio: 0.1,
             weight_decay: 0.0,
             precision: PrecisionSetting::Auto,
+            activation_checkpointing: false,
             clip: 1.0,
             validation_fraction: 0.05,
             holdout: Holdout::Hash,
@@ -207,6 +210,7 @@ impl FineTune {
                 .with_hint("train the model first and compress it afterwards"));
         }
         model.decoder.set_precision(self.precision.resolve());
+        crate::set_recompute(&mut model.decoder, self.activation_checkpointing)?;
         match self.method {
             Method::Full => model.decoder.set_trainable(|_| true),
             Method::Lora => {

@@ -1,5 +1,7 @@
-//! The precision of training: what its matrix products multiply.
+//! What training computes in, and what it keeps.
 
+use cupola_artifact::{Error, Result};
+use cupola_nn::Decoder;
 use cupola_ops::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -41,4 +43,17 @@ impl PrecisionSetting {
             ),
         }
     }
+}
+
+/// Turns activation checkpointing on or off.
+///
+/// # Errors
+/// On other devices than the CPU, which lack it.
+pub fn set_recompute(decoder: &mut Decoder, on: bool) -> Result<()> {
+    if on && !cupola_ops::is_host(&decoder.device()) {
+        return Err(Error::usage("`activation_checkpointing` works on the CPU only")
+            .with_hint("leave it out, or use `--device cpu`"));
+    }
+    decoder.set_recompute(on);
+    Ok(())
 }

@@ -119,6 +119,32 @@ fn gpt2_equals_transformers() {
 }
 
 #[test]
+fn blocks_computed_again_change_no_bit_of_loss_and_gradients() {
+    for name in ["llama", "gpt2"] {
+        let golden = Golden::load(name);
+        let (batch, _) = batch(&golden);
+        let targets = targets(&golden, batch.seq());
+        let weights: Arc<[f32]> = vec![0.1; targets.len()].into();
+        let run = |recompute: bool, trained: &dyn Fn(&str) -> bool| {
+            let mut model = Model::load(golden.dir(), &Device::flex()).unwrap();
+            model.decoder.set_trainable(|p| trained(p.name()));
+            model.decoder.set_recompute(recompute);
+            let loss = model.decoder.loss(&batch, &targets, &weights);
+            let value = cupola_ops::scalar(&loss);
+            let mut grads = loss.backward();
+            let gradients = model.decoder.params_mut().iter().map(|p| p.take_gradient(&mut grads)).collect::<Vec<_>>();
+            (value, gradients)
+        };
+        let (all, second) = (|_: &str| true, |name: &str| name.contains(".1."));
+        for trained in [&all, &second] as [&dyn Fn(&str) -> bool; 2] {
+            let (want, got) = (run(false, trained), run(true, trained));
+            assert!(want.1.iter().flatten().count() > 4, "{name} trains nothing");
+            assert!(want == got, "{name}: the gradients differ");
+        }
+    }
+}
+
+#[test]
 fn greedy_generation_equals_transformers() {
     ["llama", "gpt2"].into_iter().for_each(compare_generation);
 }

@@ -130,6 +130,11 @@ impl ParamMut<'_> {
         matches!(self, ParamMut::Matrix(_))
     }
 
+    /// Its tensor on the tape, its rank forgotten; none where it is not trained.
+    pub fn leaf(&self) -> Option<Tensor<1>> {
+        self.trainable().then(|| each!(self, p => cupola_ops::unranked(p.value())))
+    }
+
     /// Puts it on the tape, or takes its gradient away.
     pub fn set_trainable(&mut self, trainable: bool) {
         each!(self, p => p.set_trainable(trainable));

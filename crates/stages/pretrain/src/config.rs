@@ -76,6 +76,9 @@ pub struct PretrainConfig {
     /// What matrix products multiply: `auto`, `f32`, `bf16` or `f16`.
     #[serde(default)]
     pub precision: PrecisionSetting,
+    /// Whether blocks are computed again in the backward pass instead of kept in memory.
+    #[serde(default)]
+    pub activation_checkpointing: bool,
     /// Evaluations on the way to the end.
     #[serde(default = "default_evaluations")]
     pub evaluations: u64,

@@ -158,6 +158,7 @@ impl Configured for Pretraining {
         let mut model = Model::fresh(family, spec.clone(), context.seed, &device)?;
         model.decoder.set_trainable(|_| true);
         model.decoder.set_precision(self.config.precision.resolve());
+        cupola_train::set_recompute(&mut model.decoder, self.config.activation_checkpointing)?;
 
         let start = document_start(&model.decoder, &tokenizer)?;
         let stream = Stream::encode(&documents, &tokenizer, start)?;
