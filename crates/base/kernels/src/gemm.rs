@@ -309,10 +309,10 @@ unsafe fn multiply(c: Out, a: Mat, packed: &[f32], b: &Panels, n: usize, work: W
     for_each(work.parallel, grid.rows * grid.cols, |t| {
         let (i0, j0) = (t / grid.cols * grid.mc, t % grid.cols * grid.nc);
         let (mb, nb) = (grid.mc.min(m - i0), grid.nc.min(n - j0));
-        let longest = Panels::new(level, b.format, Side::A, b.kc);
+        let longest = Panels::of_rows(level, b.format, b.kc, a.col_stride == 1);
         scratch::with(mb.div_ceil(longest.width) * longest.words(), |pa| {
             for (block, p0) in (0..k).step_by(b.kc).enumerate() {
-                let rows = Panels::new(level, b.format, Side::A, b.kc.min(k - p0));
+                let rows = Panels::of_rows(level, b.format, b.kc.min(k - p0), a.col_stride == 1);
                 // SAFETY: rows i0.. and columns j0.. of `c` are this task's, and the rows lie inside `a`.
                 unsafe {
                     rows.pack_all(Lanes::rows(&a, i0, mb).from(p0), pa, false);
@@ -323,6 +323,7 @@ unsafe fn multiply(c: Out, a: Mat, packed: &[f32], b: &Panels, n: usize, work: W
                         a_panel: rows.words(),
                         b: panel.add(b.block_at(block)),
                         b_panel: b.words(),
+                        a_rows: rows.stride(),
                         a_scale: pa.as_ptr().wrapping_add(rows.scale_at(0)),
                         b_scale: panel.wrapping_add(b.scale_at(block)),
                         shape: (mb, rows.k, nb),
@@ -394,6 +395,7 @@ unsafe fn by_columns(level: Level, c: Out, a: Mat, b: Mat, work: Work) {
                             a_panel: k * mr,
                             b: pb.as_ptr().add(p0 * nr),
                             b_panel: k * nr,
+                            a_rows: None,
                             a_scale: std::ptr::null(),
                             b_scale: std::ptr::null(),
                             shape: (m, kc.min(k - p0), nb),

@@ -52,14 +52,15 @@ unsafe fn tiles<const F16: bool>(block: &Block) {
                 let c = block.c.offset(i, j);
                 prefetch(c, rows, cols);
                 if !F16 {
-                    sum::<false>(rows, steps, (a, b), &mut acc);
+                    sum::<false>(rows, steps, (a, b), block.a_rows, &mut acc);
                     flush::<false>(&acc, c, (rows, cols), 1.0, block.accumulate);
                     continue;
                 }
                 let scale = *block.a_scale.add(ip * block.a_panel) * *block.b_scale.add(jp * block.b_panel);
                 for from in (0..steps).step_by(RUN) {
-                    let (a, b) = (a.add(from * ROWS), b.add(from * STEP));
-                    sum::<true>(rows, RUN.min(steps - from), (a, b), &mut acc);
+                    let a = a.add(if block.a_rows.is_some() { from } else { from * ROWS });
+                    let panels = (a, b.add(from * STEP));
+                    sum::<true>(rows, RUN.min(steps - from), panels, block.a_rows, &mut acc);
                     flush::<true>(&acc, c, (rows, cols), scale, block.accumulate || from > 0);
                 }
             }
@@ -112,7 +113,7 @@ macro_rules! row {
         concat!(
             "vpbroadcastd zmm",
             $word,
-            ", dword ptr [{a} + ",
+            ", dword ptr [",
             $at,
             "]\n",
             $instruction,
@@ -131,31 +132,56 @@ macro_rules! row {
     };
 }
 
-/// The loop over `n` steps between clearing and storing the accumulators.
-macro_rules! steps {
-    ($n:expr, $a:expr, $b:expr, $acc:expr, $clear:expr, $rows:expr, $store:expr) => {
-        asm!(
-            $clear,
-            "2:",
-            "vmovups zmm28, zmmword ptr [{b}]",
-            "vmovups zmm29, zmmword ptr [{b} + 64]",
-            "prefetcht0 byte ptr [{b} + 1024]",
-            "prefetcht0 byte ptr [{b} + 1088]",
-            "prefetcht0 byte ptr [{a} + 448]",
-            $rows,
-            "add {a}, 56",
-            "add {b}, 128",
-            "dec {n}",
-            "jnz 2b",
-            $store,
-            n = inout(reg) $n => _, a = inout(reg) $a => _, b = inout(reg) $b => _, acc = in(reg) $acc,
-            out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _, out("zmm6") _,
-            out("zmm7") _, out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _,
-            out("zmm13") _, out("zmm14") _, out("zmm15") _, out("zmm16") _, out("zmm17") _, out("zmm18") _,
-            out("zmm19") _, out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _, out("zmm24") _,
-            out("zmm25") _, out("zmm26") _, out("zmm27") _, out("zmm28") _, out("zmm29") _, out("zmm30") _,
-            out("zmm31") _,
-            options(nostack)
+/// Seven rows of a step, their words at the given addresses.
+macro_rules! seven {
+    ($i:literal: $a:literal $b:literal $c:literal $d:literal $e:literal $f:literal $g:literal) => {
+        concat!(
+            row!($i, $a, "30", "0", "1"),
+            row!($i, $b, "31", "2", "3"),
+            row!($i, $c, "30", "4", "5"),
+            row!($i, $d, "31", "6", "7"),
+            row!($i, $e, "30", "8", "9"),
+            row!($i, $f, "31", "10", "11"),
+            row!($i, $g, "30", "12", "13"),
+        )
+    };
+}
+
+/// The other seven.
+macro_rules! more {
+    ($i:literal: $a:literal $b:literal $c:literal $d:literal $e:literal $f:literal $g:literal) => {
+        concat!(
+            row!($i, $a, "31", "14", "15"),
+            row!($i, $b, "30", "16", "17"),
+            row!($i, $c, "31", "18", "19"),
+            row!($i, $d, "30", "20", "21"),
+            row!($i, $e, "31", "22", "23"),
+            row!($i, $f, "30", "24", "25"),
+            row!($i, $g, "31", "26", "27"),
+        )
+    };
+}
+
+/// Rows of a panel that lies step by step.
+macro_rules! in_steps {
+    ($i:literal, 7) => { seven!($i: "{a}" "{a} + 4" "{a} + 8" "{a} + 12" "{a} + 16" "{a} + 20" "{a} + 24") };
+    ($i:literal, 14) => {
+        concat!(
+            in_steps!($i, 7),
+            more!($i: "{a} + 28" "{a} + 32" "{a} + 36" "{a} + 40" "{a} + 44" "{a} + 48" "{a} + 52"),
+        )
+    };
+}
+
+/// Rows of a panel that lies row by row, `{s}` bytes apart: `{a3}` and so on point at the rows of their numbers.
+macro_rules! in_rows {
+    ($i:literal, 7) => {
+        seven!($i: "{a}" "{a} + {s}" "{a} + 2*{s}" "{a3}" "{a3} + {s}" "{a3} + 2*{s}" "{a6}")
+    };
+    ($i:literal, 14) => {
+        concat!(
+            in_rows!($i, 7),
+            more!($i: "{a3} + 4*{s}" "{a6} + 2*{s}" "{a9}" "{a6} + 4*{s}" "{a3} + 8*{s}" "{a12}" "{a9} + 4*{s}"),
         )
     };
 }
@@ -168,71 +194,119 @@ macro_rules! store {
     ($($register:literal $at:literal)*) => { concat!($("vmovaps zmmword ptr [{acc} + ", $at, "], zmm", $register, "\n",)*) };
 }
 
-macro_rules! first_seven {
-    ($instruction:literal) => {
-        concat!(
-            row!($instruction, "0", "30", "0", "1"),
-            row!($instruction, "4", "31", "2", "3"),
-            row!($instruction, "8", "30", "4", "5"),
-            row!($instruction, "12", "31", "6", "7"),
-            row!($instruction, "16", "30", "8", "9"),
-            row!($instruction, "20", "31", "10", "11"),
-            row!($instruction, "24", "30", "12", "13"),
-        )
-    };
+macro_rules! clear_rows {
+    (7) => { clear!("0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11" "12" "13") };
+    (14) => { concat!(clear_rows!(7), clear!("14" "15" "16" "17" "18" "19" "20" "21" "22" "23" "24" "25" "26" "27")) };
 }
 
-macro_rules! all_rows {
-    ($instruction:literal) => {
-        concat!(
-            first_seven!($instruction),
-            row!($instruction, "28", "31", "14", "15"),
-            row!($instruction, "32", "30", "16", "17"),
-            row!($instruction, "36", "31", "18", "19"),
-            row!($instruction, "40", "30", "20", "21"),
-            row!($instruction, "44", "31", "22", "23"),
-            row!($instruction, "48", "30", "24", "25"),
-            row!($instruction, "52", "31", "26", "27"),
-        )
-    };
-}
-
-macro_rules! clear_seven {
-    () => { clear!("0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11" "12" "13") };
-}
-
-macro_rules! clear_all {
-    () => { concat!(clear_seven!(), clear!("14" "15" "16" "17" "18" "19" "20" "21" "22" "23" "24" "25" "26" "27")) };
-}
-
-macro_rules! store_seven {
-    () => {
+macro_rules! store_rows {
+    (7) => {
         store!("0" "0" "1" "64" "2" "128" "3" "192" "4" "256" "5" "320" "6" "384" "7" "448" "8" "512" "9" "576"
             "10" "640" "11" "704" "12" "768" "13" "832")
     };
-}
-
-macro_rules! store_all {
-    () => {
+    (14) => {
         concat!(
-            store_seven!(),
+            store_rows!(7),
             store!("14" "896" "15" "960" "16" "1024" "17" "1088" "18" "1152" "19" "1216" "20" "1280" "21" "1344"
                 "22" "1408" "23" "1472" "24" "1536" "25" "1600" "26" "1664" "27" "1728")
         )
     };
 }
 
-/// The sums of `rows` by two vectors over `n` steps, at least one.
+/// The loop over steps between clearing and storing the accumulators; `$next` goes on to the next step of `a`, and the
+/// operands after it are what the addresses name besides `{a}`.
+macro_rules! steps {
+    ($n:expr, $panels:expr, $acc:expr, $rows:tt, $products:expr, $next:expr $(, $name:ident = $operand:expr)*) => {
+        asm!(
+            clear_rows!($rows),
+            "2:",
+            "vmovups zmm28, zmmword ptr [{b}]",
+            "vmovups zmm29, zmmword ptr [{b} + 64]",
+            "prefetcht0 byte ptr [{b} + 1024]",
+            "prefetcht0 byte ptr [{b} + 1088]",
+            $products,
+            $next,
+            "add {b}, 128",
+            "dec {n}",
+            "jnz 2b",
+            store_rows!($rows),
+            n = inout(reg) $n => _, a = inout(reg) $panels.0 => _, b = inout(reg) $panels.1 => _, acc = in(reg) $acc,
+            $($name = inout(reg) $operand => _,)*
+            out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _, out("zmm5") _, out("zmm6") _,
+            out("zmm7") _, out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _, out("zmm12") _,
+            out("zmm13") _, out("zmm14") _, out("zmm15") _, out("zmm16") _, out("zmm17") _, out("zmm18") _,
+            out("zmm19") _, out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _, out("zmm24") _,
+            out("zmm25") _, out("zmm26") _, out("zmm27") _, out("zmm28") _, out("zmm29") _, out("zmm30") _,
+            out("zmm31") _,
+            options(nostack)
+        )
+    };
+}
+
+/// The sums over a panel that lies step by step.
+macro_rules! over_steps {
+    ($i:literal, $rows:tt, $n:expr, $panels:expr, $acc:expr) => {
+        steps!($n, $panels, $acc, $rows, in_steps!($i, $rows), "add {a}, 56")
+    };
+}
+
+/// The sums over a panel that lies row by row.
+macro_rules! over_rows {
+    ($i:literal, 7, $n:expr, $panels:expr, $acc:expr, $stride:expr) => {{
+        let row = |r: usize| $panels.0.wrapping_byte_add(r * $stride);
+        steps!(
+            $n,
+            $panels,
+            $acc,
+            7,
+            in_rows!($i, 7),
+            "add {a}, 4\nadd {a3}, 4\nadd {a6}, 4",
+            s = $stride,
+            a3 = row(3),
+            a6 = row(6)
+        )
+    }};
+    ($i:literal, 14, $n:expr, $panels:expr, $acc:expr, $stride:expr) => {{
+        let row = |r: usize| $panels.0.wrapping_byte_add(r * $stride);
+        steps!(
+            $n,
+            $panels,
+            $acc,
+            14,
+            in_rows!($i, 14),
+            "add {a}, 4\nadd {a3}, 4\nadd {a6}, 4\nadd {a9}, 4\nadd {a12}, 4",
+            s = $stride,
+            a3 = row(3),
+            a6 = row(6),
+            a9 = row(9),
+            a12 = row(12)
+        )
+    }};
+}
+
+/// The sums of `rows` by two vectors over `n` steps, at least one. With a `stride` (in words) the panel of `a` lies row by
+/// row, else step by step.
 #[inline(always)]
-unsafe fn sum<const F16: bool>(rows: usize, n: usize, (a, b): (*const f32, *const f32), acc: &mut Acc) {
+unsafe fn sum<const F16: bool>(
+    rows: usize,
+    n: usize,
+    panels: (*const f32, *const f32),
+    stride: Option<usize>,
+    acc: &mut Acc,
+) {
     let to = acc.0.as_mut_ptr();
+    let bytes = 4 * stride.unwrap_or(0);
     // SAFETY: the panels hold `n` steps of 14 and 32 words, `acc` 28 vectors; the instructions are the caller's promise.
     unsafe {
-        match (F16, rows <= ROWS / 2) {
-            (true, false) => steps!(n, a, b, to, clear_all!(), all_rows!("vfmadd231ph"), store_all!()),
-            (true, true) => steps!(n, a, b, to, clear_seven!(), first_seven!("vfmadd231ph"), store_seven!()),
-            (false, false) => steps!(n, a, b, to, clear_all!(), all_rows!("vdpbf16ps"), store_all!()),
-            (false, true) => steps!(n, a, b, to, clear_seven!(), first_seven!("vdpbf16ps"), store_seven!()),
+        match (F16, rows <= ROWS / 2, stride.is_some()) {
+            (true, false, false) => over_steps!("vfmadd231ph", 14, n, panels, to),
+            (true, true, false) => over_steps!("vfmadd231ph", 7, n, panels, to),
+            (false, false, false) => over_steps!("vdpbf16ps", 14, n, panels, to),
+            (false, true, false) => over_steps!("vdpbf16ps", 7, n, panels, to),
+            (true, false, true) => over_rows!("vfmadd231ph", 14, n, panels, to, bytes),
+            (true, true, true) => over_rows!("vfmadd231ph", 7, n, panels, to, bytes),
+            (false, false, true) => over_rows!("vdpbf16ps", 14, n, panels, to, bytes),
+            (false, true, true) => over_rows!("vdpbf16ps", 7, n, panels, to, bytes),
         }
     }
 }
@@ -245,7 +319,7 @@ pub fn peak_loop<const F16: bool>() -> f64 {
     let mut acc = Acc([0.0; ROWS * STEP]);
     for _ in 0..TILES {
         // SAFETY: the panels hold RUN steps, and the CPU has the instructions: the assertion above.
-        unsafe { sum::<F16>(ROWS, RUN, (a.as_ptr(), b.as_ptr()), &mut acc) };
+        unsafe { sum::<F16>(ROWS, RUN, (a.as_ptr(), b.as_ptr()), None, &mut acc) };
     }
     std::hint::black_box(&acc);
     (TILES * RUN * ROWS * STEP * 4) as f64

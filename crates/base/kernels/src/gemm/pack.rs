@@ -27,6 +27,16 @@ impl Lanes {
         Self::rows(&b.t(), first, count)
     }
 
+    /// Lane `i`, whose `k` numbers must be neighbours.
+    ///
+    /// # Safety
+    /// The lane must be readable for `k` elements.
+    pub unsafe fn contiguous<'a>(&self, i: usize, k: usize) -> &'a [f32] {
+        assert!(i < self.count && self.k_stride == 1);
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.ptr.add(i * self.lane_stride), k) }
+    }
+
     pub fn count(&self) -> usize {
         self.count
     }

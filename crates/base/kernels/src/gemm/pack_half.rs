@@ -1,6 +1,7 @@
 //! From packed 32-bit floats to the panels of the other formats.
 
 use super::format::{Format, Side};
+use super::pack::Lanes;
 use std::arch::x86_64::*;
 
 /// Converts `steps`' worth of a panel of `width` lanes by `k` floats into words; gives the scale that the panel's
@@ -15,12 +16,53 @@ pub unsafe fn convert(from: &[f32], to: &mut [f32], width: usize, format: Format
     unsafe {
         match (format, side) {
             (Format::Bf16, _) => pairs(from, to.as_mut_ptr().cast(), width),
-            (Format::F16, Side::A) => return doubled(from, to.as_mut_ptr().cast()),
+            (Format::F16, Side::A) => {
+                let (up, down) = scales(largest(from));
+                doubled(from, to.as_mut_ptr().cast(), up);
+                return down;
+            }
             (Format::F16, Side::B) => return halves(from, to.as_mut_ptr().cast()),
             (Format::F32 | Format::Rounded(_), _) => unreachable!("{format:?} panels hold 32-bit floats"),
         }
     }
     1.0
+}
+
+/// Converts lanes of `k` neighbouring floats into rows of words, `stride` apart; gives their scale.
+///
+/// # Safety
+/// The CPU must have AVX-512 F and BW and the format's instructions; the lanes must be readable for `k` elements.
+pub unsafe fn convert_rows(lanes: Lanes, k: usize, to: &mut [f32], stride: usize, format: Format) -> f32 {
+    assert!(to.len() >= lanes.count() * stride && format.steps(k) <= stride, "convert: {} words are too few", to.len());
+    let rows = 0..lanes.count();
+    // SAFETY: the caller's promise; each row's words end before the next row's.
+    unsafe {
+        let to = to.as_mut_ptr().cast::<u32>();
+        let row = |i| (lanes.contiguous(i, k), to.add(i * stride));
+        if format == Format::Bf16 {
+            rows.map(row).for_each(|(from, to)| neighbours(from, to));
+            return 1.0;
+        }
+        let (up, down) = scales(rows.clone().map(|i| largest(row(i).0)).max().unwrap_or(0));
+        rows.map(row).for_each(|(from, to)| doubled(from, to, up));
+        down
+    }
+}
+
+/// Neighbours in a word, the earlier in the lower half; a missing last one is 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn neighbours(from: &[f32], to: *mut u32) {
+    for i in (0..from.len()).step_by(16) {
+        let left = (from.len() - i).min(16);
+        let mask = ((1u32 << left) - 1) as u16;
+        // SAFETY: the masked numbers lie inside `from`, half as many words, rounded up, inside `to`.
+        unsafe {
+            let x = _mm512_maskz_loadu_ps(mask, from.as_ptr().add(i));
+            let words = _mm512_castsi256_si512(bits(_mm512_cvtneps_pbh(x)));
+            let mask = ((1u32 << left.div_ceil(2)) - 1) as u16;
+            _mm512_mask_storeu_epi32(to.add(i / 2).cast(), mask, words);
+        }
+    }
 }
 
 /// Neighbours in `k` as bfloat16, the earlier in the lower half of a word; a missing last one is 0.
@@ -49,10 +91,9 @@ fn bits(x: __m256bh) -> __m256i {
     unsafe { std::mem::transmute::<__m256bh, __m256i>(x) }
 }
 
-/// Each number twice in a word.
+/// Each number, times `up`, twice in a word.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn doubled(from: &[f32], to: *mut u32) -> f32 {
-    let (up, down) = scales(largest(from));
+unsafe fn doubled(from: &[f32], to: *mut u32, up: f32) {
     let factor = _mm512_set1_ps(up);
     for i in (0..from.len()).step_by(16) {
         let mask = ((1u32 << (from.len() - i).min(16)) - 1) as u16;
@@ -63,7 +104,6 @@ unsafe fn doubled(from: &[f32], to: *mut u32) -> f32 {
             _mm512_mask_storeu_epi32(to.add(i).cast(), mask, _mm512_or_si512(half, _mm512_slli_epi32::<16>(half)));
         }
     }
-    down
 }
 
 /// Neighbouring columns side by side.

@@ -17,6 +17,9 @@ pub(crate) struct Panels {
     pub kc: usize,
     /// Lanes of a panel.
     pub width: usize,
+    /// Whether the lanes lie one after another instead of step by step: nothing is transposed then. Only of `a` in 16-bit
+    /// formats.
+    in_rows: bool,
 }
 
 /// The longest block of `k`: sums stay in registers that long, and a task's rows of `a` in the second cache.
@@ -31,7 +34,18 @@ impl Panels {
     pub fn new(level: Level, format: Format, side: Side, k: usize) -> Self {
         let (mr, nr) = format.tile(level);
         let width = if side == Side::A { mr } else { nr };
-        Panels { level, format, side, k, kc: k_block(k), width }
+        Panels { level, format, side, k, kc: k_block(k), width, in_rows: false }
+    }
+
+    /// The layout of rows of `a` in one block of `k`; `contiguous` where a row's numbers are neighbours.
+    pub fn of_rows(level: Level, format: Format, k: usize, contiguous: bool) -> Self {
+        let in_rows = contiguous && matches!(format, Format::Bf16 | Format::F16);
+        Panels { in_rows, kc: k.max(1), ..Self::new(level, format, Side::A, k) }
+    }
+
+    /// Words from row to row of a panel that lies row by row: a line more than needed, against conflicts in the cache.
+    pub fn stride(&self) -> Option<usize> {
+        self.in_rows.then(|| self.format.steps(self.k).next_multiple_of(16) + 16)
     }
 
     fn scaled(&self) -> bool {
@@ -51,7 +65,11 @@ impl Panels {
 
     /// Where the scale of block `block` of `k` stands in a panel.
     pub fn scale_at(&self, block: usize) -> usize {
-        (self.format.steps(self.k) * self.format.step_words(self.side, self.width)).next_multiple_of(16) + block
+        let words = match self.stride() {
+            Some(stride) => self.width * stride,
+            None => self.format.steps(self.k) * self.format.step_words(self.side, self.width),
+        };
+        words.next_multiple_of(16) + block
     }
 
     /// Packs all lanes, a panel after another.
@@ -88,6 +106,14 @@ impl Panels {
 
     #[cfg(target_arch = "x86_64")]
     unsafe fn pack_converted(&self, lanes: Lanes, to: &mut [f32]) {
+        if let Some(stride) = self.stride() {
+            // SAFETY: the lanes are the caller's promise; the format exists only where the CPU has its instructions.
+            let scale = unsafe { super::pack_half::convert_rows(lanes, self.k, to, stride, self.format) };
+            if self.scaled() {
+                to[self.scale_at(0)] = scale;
+            }
+            return;
+        }
         scratch::with(self.kc * self.width, |floats| {
             for (block, p0) in (0..self.k).step_by(self.kc).enumerate() {
                 let kb = self.kc.min(self.k - p0);

@@ -33,6 +33,8 @@ pub struct Block {
     /// In float16: each panel's scale, as far apart as the panels.
     pub a_scale: *const f32,
     pub b_scale: *const f32,
+    /// In 16-bit formats: the words from row to row where panels of `a` lie row by row instead of step by step.
+    pub a_rows: Option<usize>,
     /// m, k, n
     pub shape: (usize, usize, usize),
     pub accumulate: bool,
