@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn combined_masks_allow_what_both_allow() {
-        let left_padded = Mask::padded(&[2..5], 5).and(&Mask::causal(1, 5));
+        let left_padded = Mask::padded(std::slice::from_ref(&(2..5)), 5).and(&Mask::causal(1, 5));
         assert_eq!(spans(&left_padded), [(0, 0), (0, 0), (2, 3), (2, 4), (2, 5)]);
         let narrow = left_padded.and(&Mask::window(1, 5, 1, 0));
         assert_eq!(spans(&narrow), [(0, 0), (0, 0), (2, 3), (2, 4), (3, 5)]);
