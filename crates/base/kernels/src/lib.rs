@@ -37,7 +37,9 @@ pub use experts::{
     router_scores, router_scores_backward, router_z_backward, router_z_loss, top_k,
 };
 pub use gemm::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with};
-pub use loss::{IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward};
+pub use loss::{
+    IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward, loss_rows,
+};
 pub use memory::{keep_freed_memory, room};
 pub use norm::{Norm, NormGrads, NormSaved, NormStats, add_norm_forward, norm_backward, norm_forward};
 pub use optim::{

@@ -76,6 +76,11 @@ const CHUNK: usize = 4 << 20;
 const MIN_ROWS: usize = 512;
 const MAX_ROWS: usize = 1024;
 
+/// How many of `rows` rows have their logits in memory at once.
+pub fn loss_rows(rows: usize, vocab: usize) -> usize {
+    (CHUNK / vocab.max(1)).clamp(MIN_ROWS, MAX_ROWS).min(rows)
+}
+
 impl LossForm {
     /// The loss of a row of logits.
     fn loss(&self, level: Level, z: &[f32], lse: f32, target: usize) -> f32 {
@@ -124,7 +129,7 @@ impl LinearLoss<'_> {
     fn for_chunks(&self, mut f: impl FnMut(&[usize], &[f32], &mut [f32])) {
         let d = self.d_model;
         let active: Vec<usize> = (0..self.targets.len()).filter(|&i| self.targets[i] != IGNORE).collect();
-        let rows = (CHUNK / self.vocab.max(1)).clamp(MIN_ROWS, MAX_ROWS).min(active.len());
+        let rows = loss_rows(active.len(), self.vocab);
         scratch::with(rows * self.vocab, |logits| {
             scratch::with(rows * d, |x| {
                 for chunk in active.chunks(rows.max(1)) {

@@ -85,7 +85,8 @@ fn main() {
     let spec = case.spec();
     let mut model = Model::fresh(cupola_arch::family(case.family).unwrap(), spec.clone(), 1, &Device::flex()).unwrap();
     model.decoder.set_precision(precision);
-    model.decoder.set_recompute(args.iter().any(|a| a == "--recompute"));
+    let recompute = args.iter().any(|a| a == "--recompute");
+    model.decoder.set_recompute(recompute);
     model.decoder.set_trainable(|_| !forward);
     let mut optimizer = Optimizer::new(&OptimizerConfig::default()).unwrap();
     let tokens = case.batch * case.seq;
@@ -114,6 +115,7 @@ fn main() {
         }
     }
     times.sort_by(f64::total_cmp);
+    let planned = 13.0 / 12.0 * (16.0 * spec.parameters() as f64 + spec.activation_bytes(tokens, recompute));
     let flops = spec.train_flops_per_token(case.seq) / if forward { 3.0 } else { 1.0 };
     println!(
         "{}",
@@ -121,7 +123,7 @@ fn main() {
             "case": name, "who": format!("cupola {}", precision.name()), "threads": cupola_kernels::threads(),
             "parameters": spec.parameters(), "loss": (f64::from(loss) * 1e4).round() / 1e4,
             "tokens_per_second": (tokens as f64 / times[times.len() / 2] * 10.0).round() / 10.0, "steps": steps,
-            "peak_memory": peak_memory(), "flops_per_token": flops, "peak_flops": peak.max(cupola_kernels::measure_peak_in(precision, 0.3)),
+            "peak_memory": peak_memory(), "planned_memory": planned, "flops_per_token": flops, "peak_flops": peak.max(cupola_kernels::measure_peak_in(precision, 0.3)),
         })
     );
 }

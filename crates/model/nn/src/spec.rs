@@ -105,6 +105,24 @@ impl DecoderSpec {
         let attention = self.n_layers * self.n_heads * self.d_head * seq;
         6.0 * self.matrix_parameters() as f64 + 6.0 * attention as f64
     }
+
+    /// Bytes that a training step on the CPU takes for `rows` tokens at once besides parameters, gradients and optimizer
+    /// state: what the blocks keep for the backward pass, or with `recompute` their inputs and one block's; one block's
+    /// gradients; and the loss's logits, 16-bit weights and gradients.
+    pub fn activation_bytes(&self, rows: usize, recompute: bool) -> f64 {
+        let (d, f) = (self.d_model, self.d_ff);
+        let (q, kv) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
+        let wide = match self.ffn {
+            FfnKind::Gated(_) => 3 * f,
+            FfnKind::Plain(_) => 2 * f,
+        };
+        // The stream before both norms and both normed; queries, keys, values, the mix and its log-sum-exp.
+        let block = 4 * d + 2 * q + 2 * kv + self.n_heads + wide;
+        let kept = if recompute { self.n_layers * d + block } else { self.n_layers * block };
+        let logits = cupola_ops::loss_rows(rows, self.vocab_size) * self.vocab_size;
+        let numbers = rows * (kept + wide + 3 * d) + logits + self.vocab_size * d;
+        4.0 * numbers as f64
+    }
 }
 
 /// A weight's place in the decoder; a family names it.

@@ -127,12 +127,15 @@ impl Configured for Pretraining {
         let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), (bytes / bytes_per_token) as u64);
         let flops = spec.train_flops_per_token(self.derived.seq_len) * tokens as f64;
         let parameters = spec.parameters() as f64;
-        let rows = (self.derived.micro_batch * self.derived.seq_len) as f64;
-        let activations = rows * spec.n_layers as f64 * (10.0 * spec.d_model as f64 + 4.0 * spec.d_ff as f64) * 4.0;
+        let at_once = self.derived.micro_batch.min(self.sequences());
+        let activations = spec.activation_bytes(at_once * self.derived.seq_len, self.config.activation_checkpointing);
+        // Parameters and gradients, a second time where several micro-batches add up, and what the optimizer remembers.
+        let gradients = if at_once < self.sequences() { 8.0 } else { 4.0 };
+        let state = 4.0 + gradients + Optimizer::new(&self.optimizer())?.bytes_per_parameter();
         let mut plan = Plan {
             flops,
-            // Parameters, their gradients, and what the optimizer remembers.
-            memory_bytes: (8.0 + Optimizer::new(&self.optimizer())?.bytes_per_parameter()) * parameters + activations,
+            // A twelfth more: the allocator's gaps, packed matrices, the program itself.
+            memory_bytes: 13.0 / 12.0 * (state * parameters + activations),
             disk_bytes: 4.0 * parameters,
             // Small models reach about half of the peak.
             seconds: flops / (0.5 * inputs.peak_flops.max(1.0)),
