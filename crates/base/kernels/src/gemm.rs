@@ -111,7 +111,7 @@ impl Out {
 
 /// Rows of `a` that a task packs at a time, at most and (where there are enough) at least, about.
 const M_BLOCK: usize = 240;
-const MIN_ROWS: usize = 100;
+const MIN_ROWS: usize = 56;
 /// A longer `k` goes in stretches of this length, a multiple of every block's.
 const K_STRETCH: usize = 8192;
 /// Bytes of packed `b` shared by all tasks.

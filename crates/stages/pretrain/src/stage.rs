@@ -93,6 +93,7 @@ impl Pretraining {
         metrics.insert("parameters".into(), json!(parameters));
         metrics.insert("tokens".into(), json!(summary.tokens));
         metrics.insert("steps".into(), json!(summary.steps));
+        metrics.insert("precision".into(), json!(self.config.precision.resolve().name()));
         metrics.insert("train_loss".into(), json!(summary.train_loss));
         for (name, value) in &summary.evaluation {
             metrics.insert(name.clone(), json!(value));
