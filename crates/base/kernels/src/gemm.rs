@@ -312,7 +312,9 @@ unsafe fn multiply(c: Out, a: Mat, packed: &[f32], b: &Panels, n: usize, work: W
         let longest = Panels::of_rows(level, b.format, b.kc, a.col_stride == 1);
         scratch::with(mb.div_ceil(longest.width) * longest.words(), |pa| {
             for (block, p0) in (0..k).step_by(b.kc).enumerate() {
-                let rows = Panels::of_rows(level, b.format, b.kc.min(k - p0), a.col_stride == 1);
+                let kb = b.kc.min(k - p0);
+                let rows = Panels::of_rows(level, b.format, kb, a.col_stride == 1);
+                let bias = work.how.bias.filter(|_| p0 + kb == k).map_or(std::ptr::null(), |bias| bias[j0..].as_ptr());
                 // SAFETY: rows i0.. and columns j0.. of `c` are this task's, and the rows lie inside `a`.
                 unsafe {
                     rows.pack_all(Lanes::rows(&a, i0, mb).from(p0), pa, false);
@@ -326,15 +328,13 @@ unsafe fn multiply(c: Out, a: Mat, packed: &[f32], b: &Panels, n: usize, work: W
                         a_rows: rows.stride(),
                         a_scale: pa.as_ptr().wrapping_add(rows.scale_at(0)),
                         b_scale: panel.wrapping_add(b.scale_at(block)),
-                        shape: (mb, rows.k, nb),
+                        shape: (mb, kb, nb),
                         accumulate: work.how.accumulate || p0 > 0,
+                        bias,
                     };
                     run(level, b.format, block);
                 }
             }
-            let bias = work.how.bias.map(|bias| &bias[j0..j0 + nb]);
-            // SAFETY: as above.
-            unsafe { add_bias(c.offset(i0, j0), (mb, nb), bias) };
         });
     });
 }
@@ -400,6 +400,7 @@ unsafe fn by_columns(level: Level, c: Out, a: Mat, b: Mat, work: Work) {
                             b_scale: std::ptr::null(),
                             shape: (m, kc.min(k - p0), nb),
                             accumulate: work.how.accumulate || p0 > 0,
+                            bias: std::ptr::null(),
                         };
                         simd::run(level, block);
                     }

@@ -3,7 +3,6 @@
 //! The inner loop is assembly: 28 accumulators, two vectors of `b` and two broadcast words of `a` fill the register
 //! file, and the compiler spills when it allocates them for 16-bit types.
 
-use super::Out;
 use super::format::{Format, Precision};
 use super::tile::Block;
 use std::arch::asm;
@@ -40,8 +39,9 @@ pub unsafe fn run(block: &Block, format: Format) {
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn tiles<const F16: bool>(block: &Block) {
     let (m, k, n) = block.shape;
-    let (steps, columns) = if F16 { (k, 2 * STEP) } else { (k.div_ceil(2), STEP) };
+    let (steps, columns, run) = if F16 { (k, 2 * STEP, RUN) } else { (k.div_ceil(2), STEP, usize::MAX) };
     let mut acc = Acc([0.0; ROWS * STEP]);
+    let mut sums = Sums([0.0; ROWS * 2 * STEP]);
     for (jp, j) in (0..n).step_by(columns).enumerate() {
         for (ip, i) in (0..m).step_by(ROWS).enumerate() {
             let (rows, cols) = (ROWS.min(m - i), columns.min(n - j));
@@ -49,59 +49,103 @@ unsafe fn tiles<const F16: bool>(block: &Block) {
             // (i, j) of `c` is ours.
             unsafe {
                 let (a, b) = (block.a.add(ip * block.a_panel), block.b.add(jp * block.b_panel));
-                let c = block.c.offset(i, j);
-                prefetch(c, rows, cols);
-                if !F16 {
-                    sum::<false>(rows, steps, (a, b), block.a_rows, &mut acc);
-                    flush::<false>(&acc, c, (rows, cols), 1.0, block.accumulate);
-                    continue;
+                let mut end = End { block, at: (i, j), size: (rows, cols), scale: 1.0 };
+                if F16 {
+                    end.scale = *block.a_scale.add(ip * block.a_panel) * *block.b_scale.add(jp * block.b_panel);
                 }
-                let scale = *block.a_scale.add(ip * block.a_panel) * *block.b_scale.add(jp * block.b_panel);
-                for from in (0..steps).step_by(RUN) {
+                end.prefetch();
+                let mut from = 0;
+                while steps - from > run {
                     let a = a.add(if block.a_rows.is_some() { from } else { from * ROWS });
-                    let panels = (a, b.add(from * STEP));
-                    sum::<true>(rows, RUN.min(steps - from), panels, block.a_rows, &mut acc);
-                    flush::<true>(&acc, c, (rows, cols), scale, block.accumulate || from > 0);
+                    sum::<F16>(rows, run, (a, b.add(from * STEP)), block.a_rows, &mut acc);
+                    sums.add(&acc, rows, from > 0);
+                    from += run;
                 }
+                let a = a.add(if block.a_rows.is_some() { from } else { from * ROWS });
+                sum::<F16>(rows, steps - from, (a, b.add(from * STEP)), block.a_rows, &mut acc);
+                end.store::<F16>(&acc, (from > 0).then_some(&sums));
             }
         }
     }
 }
 
-/// Asks for the tile's lines while its sums are computed.
-#[inline(always)]
-unsafe fn prefetch(c: Out, rows: usize, cols: usize) {
-    for r in 0..rows {
-        for v in (0..cols).step_by(16) {
-            // SAFETY: a prefetch may name any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(c.ptr.wrapping_add(r * c.stride + v).cast()) };
-        }
-    }
-}
+/// What a tile's runs add up to, as 32-bit floats.
+#[repr(align(64))]
+struct Sums([f32; ROWS * 2 * STEP]);
 
-/// Adds the accumulators, times `scale`, to `rows` by `cols` of `c`, or stores them there.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn flush<const F16: bool>(acc: &Acc, c: Out, (rows, cols): (usize, usize), scale: f32, accumulate: bool) {
-    let scale = _mm512_set1_ps(scale);
-    for r in 0..rows {
-        for v in 0..if F16 { 4 } else { 2 } {
-            let left = cols.saturating_sub(16 * v).min(16);
-            if left == 0 {
-                break;
-            }
-            let mask = ((1u32 << left) - 1) as u16;
-            // SAFETY: `acc` holds two vectors for each row (four of float16 in the same room); the masked columns of
-            // row `r` are the caller's.
+impl Sums {
+    /// Adds the accumulators' float16 sums, or stores them.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn add(&mut self, acc: &Acc, rows: usize, add: bool) {
+        for v in 0..rows * 4 {
+            // SAFETY: both hold four vectors for each of at most `ROWS` rows.
             unsafe {
-                let x = if F16 {
-                    let halves = acc.0.as_ptr().add(r * STEP + 8 * v);
-                    _mm512_mul_ps(_mm512_cvtph_ps(_mm256_load_si256(halves.cast())), scale)
-                } else {
-                    _mm512_load_ps(acc.0.as_ptr().add(r * STEP + 16 * v))
-                };
-                let to = c.ptr.add(r * c.stride + 16 * v);
-                let x = if accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x) } else { x };
-                _mm512_mask_storeu_ps(to, mask, x);
+                let x = halves(acc, v);
+                let to = self.0.as_mut_ptr().add(16 * v);
+                _mm512_store_ps(to, if add { _mm512_add_ps(_mm512_load_ps(to), x) } else { x });
+            }
+        }
+    }
+}
+
+/// Vector `v` of float16 accumulators.
+#[inline(always)]
+unsafe fn halves(acc: &Acc, v: usize) -> __m512 {
+    // SAFETY: the caller's promise: `v` is below four times the rows.
+    unsafe { _mm512_cvtph_ps(_mm256_load_si256(acc.0.as_ptr().add(8 * v).cast())) }
+}
+
+/// Where a tile's sums go.
+struct End<'a> {
+    block: &'a Block,
+    at: (usize, usize),
+    size: (usize, usize),
+    scale: f32,
+}
+
+impl End<'_> {
+    /// Asks for the tile's lines while its sums are computed.
+    #[inline(always)]
+    unsafe fn prefetch(&self) {
+        for r in 0..self.size.0 {
+            let row = self.block.c.ptr.wrapping_add((self.at.0 + r) * self.block.c.stride + self.at.1);
+            for v in (0..self.size.1).step_by(16) {
+                // SAFETY: a prefetch may name any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(v).cast()) };
+            }
+        }
+    }
+
+    /// Stores the accumulators and what earlier runs gave, times the scale, with the bias.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn store<const F16: bool>(&self, acc: &Acc, sums: Option<&Sums>) {
+        let (block, (rows, cols)) = (self.block, self.size);
+        let scale = _mm512_set1_ps(self.scale);
+        for v in 0..cols.div_ceil(16) {
+            let left = (cols - 16 * v).min(16);
+            let mask = ((1u32 << left) - 1) as u16;
+            // SAFETY: `acc` holds two vectors for each row (four of float16 in the same room), `sums` four; the masked
+            // columns of the rows are the caller's, and the bias has all columns.
+            unsafe {
+                let mut bias = _mm512_setzero_ps();
+                if !block.bias.is_null() {
+                    bias = _mm512_maskz_loadu_ps(mask, block.bias.add(self.at.1 + 16 * v));
+                }
+                let mut to = block.c.ptr.add(self.at.0 * block.c.stride + self.at.1 + 16 * v);
+                for r in 0..rows {
+                    let mut x = if F16 {
+                        halves(acc, 4 * r + v)
+                    } else {
+                        _mm512_load_ps(acc.0.as_ptr().add(r * STEP + 16 * v))
+                    };
+                    if let Some(sums) = sums {
+                        x = _mm512_add_ps(x, _mm512_load_ps(sums.0.as_ptr().add(16 * (4 * r + v))));
+                    }
+                    x = _mm512_fmadd_ps(x, scale, bias);
+                    let x = if block.accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x) } else { x };
+                    _mm512_mask_storeu_ps(to, mask, x);
+                    to = to.wrapping_add(block.c.stride);
+                }
             }
         }
     }

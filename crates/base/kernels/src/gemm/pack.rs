@@ -37,6 +37,16 @@ impl Lanes {
         unsafe { std::slice::from_raw_parts(self.ptr.add(i * self.lane_stride), k) }
     }
 
+    /// Whether the lanes lie side by side.
+    pub fn are_columns(&self) -> bool {
+        self.lane_stride == 1
+    }
+
+    /// Where the lanes' step `p` begins.
+    pub fn step(&self, p: usize) -> *const f32 {
+        self.ptr.wrapping_add(p * self.k_stride)
+    }
+
     pub fn count(&self) -> usize {
         self.count
     }

@@ -49,6 +49,122 @@ pub unsafe fn convert_rows(lanes: Lanes, k: usize, to: &mut [f32], stride: usize
     }
 }
 
+/// The most lanes that [`convert_columns`] takes.
+pub const GROUP: usize = 64;
+
+/// Converts up to [`GROUP`] lanes that lie side by side into a block of panels of `width` lanes, `words` apart; gives
+/// the panels' scales.
+///
+/// # Safety
+/// As [`convert_rows`]; `to` must be writable for a block of `k` in each panel.
+pub unsafe fn convert_columns(
+    lanes: Lanes,
+    k: usize,
+    (to, words): (*mut f32, usize),
+    (width, side): (usize, Side),
+    format: Format,
+) -> [f32; GROUP] {
+    assert!(lanes.are_columns() && lanes.count() <= GROUP);
+    let mut found = [1.0; GROUP];
+    // SAFETY: the caller's promises.
+    unsafe {
+        let largest = if format == Format::F16 { largest_of_columns(lanes, k) } else { [0; GROUP] };
+        for (panel, first) in (0..lanes.count()).step_by(width).enumerate() {
+            let lanes = lanes.part(first, width);
+            let to = to.add(panel * words).cast::<u32>();
+            if format == Format::Bf16 {
+                column_pairs(lanes, k, to, width);
+                continue;
+            }
+            let (up, down) = scales(largest[first..first + lanes.count()].iter().copied().max().unwrap_or(0));
+            found[panel] = down;
+            match side {
+                Side::A => columns_doubled(lanes, k, (to, width), up),
+                Side::B => columns_halved(lanes, k, to.cast(), up),
+            }
+        }
+    }
+    found
+}
+
+/// A mask of the lanes `from..from + 16` of `count`.
+fn mask(count: usize, from: usize) -> u16 {
+    ((1u32 << count.saturating_sub(from).min(16)) - 1) as u16
+}
+
+/// Each lane's largest absolute value, as [`largest`].
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn largest_of_columns(lanes: Lanes, k: usize) -> [u32; GROUP] {
+    let sign = _mm512_set1_epi32(i32::MAX);
+    let mut top = [_mm512_setzero_si512(); GROUP / 16];
+    let masks: [u16; GROUP / 16] = [0, 16, 32, 48].map(|from| mask(lanes.count(), from));
+    for p in 0..k {
+        let row = lanes.step(p);
+        for v in 0..GROUP / 16 {
+            // SAFETY: the masked lanes are readable at step `p`.
+            let bits = unsafe { _mm512_maskz_loadu_epi32(masks[v], row.wrapping_add(16 * v).cast()) };
+            top[v] = _mm512_max_epu32(top[v], _mm512_and_si512(bits, sign));
+        }
+    }
+    let mut found = [0; GROUP];
+    for v in 0..GROUP / 16 {
+        // SAFETY: four vectors of room.
+        unsafe { _mm512_storeu_si512(found.as_mut_ptr().add(16 * v).cast(), top[v]) };
+    }
+    found
+}
+
+/// A panel of up to 16 lanes, each number, times `up`, twice in a word.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn columns_doubled(lanes: Lanes, k: usize, (to, width): (*mut u32, usize), up: f32) {
+    let (factor, from, all) = (_mm512_set1_ps(up), mask(lanes.count(), 0), mask(width, 0));
+    for p in 0..k {
+        // SAFETY: the masked lanes are readable at step `p`, a word for each of `width` is writable.
+        unsafe {
+            let x = _mm512_mul_ps(_mm512_maskz_loadu_ps(from, lanes.step(p)), factor);
+            let half = _mm512_cvtepu16_epi32(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
+            let word = _mm512_or_si512(half, _mm512_slli_epi32::<16>(half));
+            _mm512_mask_storeu_epi32(to.add(p * width).cast(), all, word);
+        }
+    }
+}
+
+/// A panel of up to [`GROUP`] lanes, neighbours side by side.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn columns_halved(lanes: Lanes, k: usize, to: *mut u16, up: f32) {
+    let factor = _mm512_set1_ps(up);
+    let masks: [u16; GROUP / 16] = [0, 16, 32, 48].map(|from| mask(lanes.count(), from));
+    for p in 0..k {
+        for v in 0..GROUP / 16 {
+            // SAFETY: the masked lanes are readable at step `p`, and `GROUP` halves are writable for each step.
+            unsafe {
+                let x = _mm512_maskz_loadu_ps(masks[v], lanes.step(p).wrapping_add(16 * v));
+                let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_mul_ps(x, factor));
+                _mm256_storeu_si256(to.add(p * GROUP + 16 * v).cast(), half);
+            }
+        }
+    }
+}
+
+/// A panel of lanes as bfloat16, two steps in a word, as [`pairs`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn column_pairs(lanes: Lanes, k: usize, to: *mut u32, width: usize) {
+    let word = |x: __m512| _mm512_cvtepu16_epi32(bits(_mm512_cvtneps_pbh(x)));
+    for p in (0..k).step_by(2) {
+        for l in (0..width).step_by(16) {
+            let from = mask(lanes.count(), l);
+            let second = if p + 1 < k { from } else { 0 };
+            // SAFETY: the masked lanes are readable at steps p and, with a mask, p + 1; `width` words are writable.
+            unsafe {
+                let low = word(_mm512_maskz_loadu_ps(from, lanes.step(p).wrapping_add(l)));
+                let high = word(_mm512_maskz_loadu_ps(second, lanes.step(p + 1).wrapping_add(l)));
+                let both = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
+                _mm512_mask_storeu_epi32(to.add(p / 2 * width + l).cast(), mask(width, l), both);
+            }
+        }
+    }
+}
+
 /// Neighbours in a word, the earlier in the lower half; a missing last one is 0.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn neighbours(from: &[f32], to: *mut u32) {

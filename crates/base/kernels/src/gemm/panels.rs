@@ -80,6 +80,19 @@ impl Panels {
         let (count, words) = (lanes.count().div_ceil(self.width), self.words());
         assert!(to.len() >= count * words, "pack: {} words for {count} panels of {words}", to.len());
         let to = Out::new(to, words);
+        #[cfg(target_arch = "x86_64")]
+        if matches!(self.format, Format::Bf16 | Format::F16) && lanes.are_columns() && !self.in_rows {
+            let panels = super::pack_half::GROUP / self.width;
+            return for_each(parallel, count.div_ceil(panels), |i| {
+                // SAFETY: these panels of the buffer are this task's; the lanes are the caller's promise.
+                unsafe {
+                    self.pack_columns(
+                        lanes.part(i * panels * self.width, panels * self.width),
+                        to.offset(i * panels, 0),
+                    )
+                }
+            });
+        }
         for_each(parallel, count, |i| {
             // SAFETY: panel `i` of the buffer is this task's; the lanes are the caller's promise.
             unsafe { self.pack(lanes.part(i * self.width, self.width), to.row(i, 0, words)) }
@@ -129,6 +142,26 @@ impl Panels {
                 }
             }
         });
+    }
+
+    /// Packs lanes that lie side by side, a group of panels at a time.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn pack_columns(&self, lanes: Lanes, to: Out) {
+        for (block, p0) in (0..self.k).step_by(self.kc).enumerate() {
+            let kb = self.kc.min(self.k - p0);
+            // SAFETY: the panels behind `to` are the caller's, as are the lanes' promises; the format exists only where
+            // the CPU has its instructions.
+            unsafe {
+                let at = (to.ptr.add(self.block_at(block)), self.words());
+                let side = (self.width, self.side);
+                let scales = super::pack_half::convert_columns(lanes.from(p0), kb, at, side, self.format);
+                if self.scaled() {
+                    for panel in 0..lanes.count().div_ceil(self.width) {
+                        *to.ptr.add(panel * self.words() + self.scale_at(block)) = scales[panel];
+                    }
+                }
+            }
+        }
     }
 
     #[cfg(not(target_arch = "x86_64"))]

@@ -38,6 +38,8 @@ pub struct Block {
     /// m, k, n
     pub shape: (usize, usize, usize),
     pub accumulate: bool,
+    /// Added to each row (`n` floats), or null.
+    pub bias: *const f32,
 }
 
 impl Kernel for Block {
@@ -113,31 +115,33 @@ impl Block {
                 b = b.add(NV * S::LANES);
             }
         }
-        let (rows, cols) = (R.min(m - i), (C * S::LANES).min(n - j));
-        // SAFETY: element (i, j) of `c` is ours.
-        let c = unsafe { self.c.offset(i, j) };
-        if rows == R && cols == C * S::LANES {
-            for r in 0..R {
-                for v in 0..C {
-                    // SAFETY: the whole tile lies inside `c`.
-                    unsafe {
-                        let to = c.ptr.add(r * c.stride + v * S::LANES);
-                        s.store(to, if self.accumulate { s.add(s.load(to), acc[r][v]) } else { acc[r][v] });
-                    }
-                }
-            }
-            return;
-        }
-        for r in 0..rows {
-            let mut row = [0.0; 2 * MAX_LANES];
+        // Into memory by a loop of one store, which is unrolled: with more in it the accumulators would live there.
+        let mut sums = Sums([0.0; 14 * 2 * MAX_LANES]);
+        for r in 0..R {
             for v in 0..C {
-                s.put(&mut row, v * S::LANES, acc[r][v]);
+                // SAFETY: no tile has more than 14 rows of two vectors.
+                unsafe { s.store(sums.0.as_mut_ptr().add((r * C + v) * S::LANES), acc[r][v]) };
             }
-            // SAFETY: `rows` by `cols` of `c` from (i, j) are ours.
-            let to = unsafe { c.row(r, 0, cols) };
-            for (to, x) in to.iter_mut().zip(row) {
-                *to = if self.accumulate { *to + x } else { x };
+        }
+        let (rows, cols) = (R.min(m - i), (C * S::LANES).min(n - j));
+        for (r, sums) in sums.0.chunks_exact_mut(C * S::LANES).take(rows).enumerate() {
+            // SAFETY: `rows` by `cols` of `c` from (i, j) are ours, and the bias, where there is one, has all columns.
+            let (to, bias) = unsafe {
+                let bias = (!self.bias.is_null()).then(|| std::slice::from_raw_parts(self.bias.add(j), cols));
+                (self.c.offset(i, j).row(r, 0, cols), bias)
+            };
+            if let Some(bias) = bias {
+                sums.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
+            }
+            if self.accumulate {
+                to.iter_mut().zip(sums).for_each(|(to, x)| *to += *x);
+            } else {
+                to.copy_from_slice(&sums[..cols]);
             }
         }
     }
 }
+
+/// A tile's sums, row by row.
+#[repr(align(64))]
+struct Sums([f32; 14 * 2 * MAX_LANES]);
