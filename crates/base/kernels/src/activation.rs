@@ -2,8 +2,8 @@
 
 mod curves;
 
-use crate::map::{Map, map};
-use crate::simd::Simd;
+use crate::map::{Map, map, map_serial};
+use crate::simd::{Level, Simd};
 use curves::{Curve, GeluErf, GeluTanh, Relu, ReluSquared, Silu};
 
 /// A curve that is applied to each number.
@@ -65,6 +65,65 @@ pub fn gated_forward(f: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
 pub fn gated_backward(f: Activation, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
     same_length("gated_backward", [gate.len(), up.len(), dy.len(), dgate.len(), dup.len()]);
     with_curve!(f, curve => map(GatedSlope(curve), [gate, up, dy], [dgate, dup]));
+}
+
+/// On the calling thread: `up` becomes `f(gate) * up`, or without a gate `f(up)`.
+pub(crate) fn widen(level: Level, f: Activation, gate: Option<&[f32]>, up: &mut [f32]) {
+    with_curve!(f, curve => match gate {
+        Some(gate) => map_serial(level, GatedInPlace(curve), [gate], [up]),
+        None => map_serial(level, PlainInPlace(curve), [], [up]),
+    });
+}
+
+/// On the calling thread, from what [`widen`] was given and the gradient `d` of its result: `d` becomes the result
+/// itself, and `gate` and `up` become their own gradients.
+pub(crate) fn widen_slopes(level: Level, f: Activation, gate: Option<&mut [f32]>, up: &mut [f32], d: &mut [f32]) {
+    with_curve!(f, curve => match gate {
+        Some(gate) => map_serial(level, GatedSlopes(curve), [], [gate, up, d]),
+        None => map_serial(level, PlainSlopes(curve), [], [up, d]),
+    });
+}
+
+#[derive(Clone, Copy)]
+struct GatedInPlace<C>(C);
+
+impl<C: Curve> Map<1, 1> for GatedInPlace<C> {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, [gate]: [S::V; 1], [up]: [S::V; 1]) -> [S::V; 1] {
+        [s.mul(self.0.value(s, gate), up)]
+    }
+}
+
+#[derive(Clone, Copy)]
+struct PlainInPlace<C>(C);
+
+impl<C: Curve> Map<0, 1> for PlainInPlace<C> {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, _: [S::V; 0], [x]: [S::V; 1]) -> [S::V; 1] {
+        [self.0.value(s, x)]
+    }
+}
+
+#[derive(Clone, Copy)]
+struct GatedSlopes<C>(C);
+
+impl<C: Curve> Map<0, 3> for GatedSlopes<C> {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, _: [S::V; 0], [gate, up, d]: [S::V; 3]) -> [S::V; 3] {
+        let (value, slope) = self.0.with_slope(s, gate);
+        [s.mul(s.mul(d, up), slope), s.mul(d, value), s.mul(value, up)]
+    }
+}
+
+#[derive(Clone, Copy)]
+struct PlainSlopes<C>(C);
+
+impl<C: Curve> Map<0, 2> for PlainSlopes<C> {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, _: [S::V; 0], [x, d]: [S::V; 2]) -> [S::V; 2] {
+        let (value, slope) = self.0.with_slope(s, x);
+        [s.mul(d, slope), value]
+    }
 }
 
 fn same_length<const N: usize>(what: &str, lengths: [usize; N]) {

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 mod format;
 #[cfg(target_arch = "x86_64")]
 mod half;
+mod kept;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_half;
@@ -22,6 +23,7 @@ pub(crate) mod small;
 mod tile;
 
 pub use format::Precision;
+pub(crate) use kept::Kept;
 pub use panels::PackedB;
 
 use format::{Format, Side};
@@ -156,22 +158,69 @@ pub fn matmul_with(c: &mut [f32], a: Mat, b: Mat, how: How) {
 
 /// [`matmul`] with a `b` that was packed before, in its precision.
 pub fn matmul_packed(c: &mut [f32], a: Mat, b: &PackedB, accumulate: bool) {
-    let (k, n) = (b.k(), b.n());
+    packed((c, b.n()), a, b, Work { how: How { accumulate, ..How::default() }, parallel: in_parallel(&a, b.n()) });
+}
+
+/// [`matmul_packed`] on the calling thread.
+pub(crate) fn matmul_packed_serial(c: &mut [f32], a: Mat, b: &PackedB, how: How) {
+    packed((c, b.n()), a, b, Work { how, parallel: false });
+}
+
+/// A product into rows `stride` apart, of which `c` holds all; `b` in the precision of `how`, or packed.
+pub(crate) fn matmul_strided(c: &mut [f32], stride: usize, a: Mat, b: Factor, how: How) {
+    let parallel = in_parallel(&a, b.n());
+    match b {
+        Factor::Packed(b) => packed((c, stride), a, b, Work { how, parallel }),
+        Factor::Plain(b) => {
+            check_rows((c, stride), a, (b.rows, b.cols));
+            b.check("b");
+            // SAFETY: `c` was checked, as were a and b.
+            unsafe { product_with(simd::level(), Out::new(c, stride), a, b, Work { how, parallel }) }
+        }
+    }
+}
+
+/// The right factor of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Factor<'a> {
+    Plain(Mat<'a>),
+    Packed(&'a PackedB),
+}
+
+impl Factor<'_> {
+    fn n(&self) -> usize {
+        match self {
+            Factor::Plain(b) => b.cols,
+            Factor::Packed(b) => b.n(),
+        }
+    }
+}
+
+fn check_rows((c, stride): (&[f32], usize), a: Mat, (k, n): (usize, usize)) {
     assert_eq!(a.cols, k, "matmul: a is [{}, {}], b is [{k}, {n}]", a.rows, a.cols);
-    assert_eq!(c.len(), a.rows * n, "matmul: c has {} floats, a · b is [{}, {n}]", c.len(), a.rows);
+    let room = stride >= n && c.len() == a.rows * stride;
+    assert!(room, "matmul: c has {} floats {stride} to a row, a · b is [{}, {n}]", c.len(), a.rows);
     a.check("a");
+}
+
+fn packed((c, stride): (&mut [f32], usize), a: Mat, b: &PackedB, work: Work) {
+    let (k, n) = (b.k(), b.n());
+    check_rows((c, stride), a, (k, n));
     if a.rows == 0 || n == 0 {
         return;
     }
-    if k == 0 {
-        if !accumulate {
-            c.fill(0.0);
+    let c = Out::new(c, stride);
+    // SAFETY: `c` holds m rows, `a` was checked, and `b` holds panels of all its columns.
+    unsafe {
+        if k == 0 {
+            if !work.how.accumulate {
+                (0..a.rows).for_each(|i| c.row(i, 0, n).fill(0.0));
+            }
+            add_bias(c, (a.rows, n), work.how.bias);
+            return;
         }
-        return;
+        multiply(c, a, b.words(), b.panels(), n, work);
     }
-    let work = Work { how: How { accumulate, ..How::default() }, parallel: in_parallel(&a, n) };
-    // SAFETY: `c` holds m x n floats, `a` was checked, and `b` holds panels of all its columns.
-    unsafe { multiply(Out::new(c, n), a, b.words(), b.panels(), n, work) }
 }
 
 /// Whether a product is worth the other threads.

@@ -10,6 +10,7 @@ mod column_sums;
 mod dropout;
 mod embedding;
 mod experts;
+mod ffn;
 mod gemm;
 mod loss;
 mod map;
@@ -36,9 +37,13 @@ pub use experts::{
     expert_gather_backward, grouped_input_grad, grouped_matmul, grouped_weight_grad, pick_backward, pick_forward,
     router_scores, router_scores_backward, router_z_backward, router_z_loss, top_k,
 };
+pub use ffn::{
+    Affine, AffineGrads, FeedForward, FeedForwardGrads, FeedForwardKept, FeedForwardWants, feed_forward,
+    feed_forward_backward,
+};
 pub use gemm::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with};
 pub use loss::{
-    IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward, loss_rows,
+    IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward, loss_packs, loss_rows,
 };
 pub use memory::{keep_freed_memory, room};
 pub use norm::{Norm, NormGrads, NormSaved, NormStats, add_norm_forward, norm_backward, norm_forward};

@@ -1,9 +1,9 @@
 //! Cross-entropy of a linear head, a chunk of rows at a time: the logits of the whole batch never exist.
 
-use crate::gemm::{How, Mat, PackedB, Precision, matmul_packed, matmul_with};
+use crate::gemm::{Factor, How, Mat, PackedB, Precision, matmul_strided, matmul_with};
 use crate::simd::Level;
 use crate::softmax::{row_lse, row_softmax, row_sum};
-use crate::{scratch, simd};
+use crate::{room, scratch, simd};
 use rayon::prelude::*;
 
 /// A target that counts for nothing.
@@ -39,13 +39,15 @@ pub fn linear_nll_forward(l: &LinearLoss, nll: &mut [f32], lse: &mut [f32]) {
     nll.fill(0.0);
     lse.fill(0.0);
     let level = simd::level();
-    let weights = PackedB::new(l.weights().t(), l.precision);
+    let weights = l.factor(l.weights().t());
     l.for_chunks(|rows, x, logits| {
-        matmul_packed(logits, Mat::new(x, rows.len(), l.d_model), &weights, false);
+        let x = Mat::new(x, rows.len(), l.d_model);
+        matmul_strided(logits, l.stride(), x, weights.as_factor(), l.how());
         let found: Vec<(f32, f32)> = rows
             .par_iter()
-            .zip(logits.par_chunks(l.vocab))
+            .zip(logits.par_chunks(l.stride()))
             .map(|(&i, z)| {
+                let z = &z[..l.vocab];
                 let lse = row_lse(level, z);
                 (l.form.loss(level, z, lse, l.targets[i] as usize), lse)
             })
@@ -81,6 +83,29 @@ pub fn loss_rows(rows: usize, vocab: usize) -> usize {
     (CHUNK / vocab.max(1)).clamp(MIN_ROWS, MAX_ROWS).min(rows)
 }
 
+/// In more chunks than this the weights are packed once and stay packed.
+const PACKED_CHUNKS: usize = 2;
+
+/// The weights as a factor of the products, packed where many chunks take them.
+enum Weights<'a> {
+    Plain(Mat<'a>),
+    Packed(PackedB),
+}
+
+impl Weights<'_> {
+    fn as_factor(&self) -> Factor<'_> {
+        match self {
+            Weights::Plain(weights) => Factor::Plain(*weights),
+            Weights::Packed(weights) => Factor::Packed(weights),
+        }
+    }
+}
+
+/// Whether the loss of `rows` rows packs the weights, twice at 16 bits a number.
+pub fn loss_packs(rows: usize, vocab: usize) -> bool {
+    rows > PACKED_CHUNKS * loss_rows(rows, vocab)
+}
+
 impl LossForm {
     /// The loss of a row of logits.
     fn loss(&self, level: Level, z: &[f32], lse: f32, target: usize) -> f32 {
@@ -112,6 +137,23 @@ impl LinearLoss<'_> {
         Mat::new(self.w, self.vocab, self.d_model)
     }
 
+    fn factor<'a>(&self, weights: Mat<'a>) -> Weights<'a> {
+        if loss_packs(self.targets.len(), self.vocab) {
+            return Weights::Packed(PackedB::new(weights, self.precision));
+        }
+        Weights::Plain(weights)
+    }
+
+    fn how<'a>(&self) -> How<'a> {
+        How { precision: self.precision, ..How::default() }
+    }
+
+    /// Floats from one row of logits to the next: no power of two, for rows that far apart compete for the same few
+    /// lines of a cache when columns are packed.
+    fn stride(&self) -> usize {
+        self.vocab.next_multiple_of(16) + 16
+    }
+
     fn check(&self, what: &str, per_row: &[(&str, usize)]) {
         let (n, d, v) = (self.targets.len(), self.d_model, self.vocab);
         assert_eq!(self.x.len(), n * d, "{what}: x has {} floats, {n} targets x {d}", self.x.len());
@@ -130,15 +172,15 @@ impl LinearLoss<'_> {
         let d = self.d_model;
         let active: Vec<usize> = (0..self.targets.len()).filter(|&i| self.targets[i] != IGNORE).collect();
         let rows = loss_rows(active.len(), self.vocab);
-        scratch::with(rows * self.vocab, |logits| {
-            scratch::with(rows * d, |x| {
-                for chunk in active.chunks(rows.max(1)) {
-                    for (at, &i) in chunk.iter().enumerate() {
-                        x[at * d..][..d].copy_from_slice(&self.x[i * d..][..d]);
-                    }
-                    f(chunk, &x[..chunk.len() * d], &mut logits[..chunk.len() * self.vocab]);
+        // Not working memory that the thread keeps: later gradients take its place.
+        let mut logits = room(rows * self.stride());
+        scratch::with(rows * d, |x| {
+            for chunk in active.chunks(rows.max(1)) {
+                for (at, &i) in chunk.iter().enumerate() {
+                    x[at * d..][..d].copy_from_slice(&self.x[i * d..][..d]);
                 }
-            });
+                f(chunk, &x[..chunk.len() * d], &mut logits[..chunk.len() * self.stride()]);
+            }
         });
     }
 
@@ -156,16 +198,16 @@ impl LinearLoss<'_> {
         assert_eq!(dw.len(), self.w.len(), "linear loss: dw has {} floats, w {}", dw.len(), self.w.len());
         dx.par_chunks_mut(1 << 16).for_each(|dx| dx.fill(0.0));
         let level = simd::level();
-        let (forward, backward) =
-            (PackedB::new(self.weights().t(), self.precision), PackedB::new(self.weights(), self.precision));
+        let (forward, backward) = (self.factor(self.weights().t()), self.factor(self.weights()));
         let mut accumulate = false;
         self.for_chunks(|rows, x, logits| {
             let x = Mat::new(x, rows.len(), d);
-            matmul_packed(logits, x, &forward, false);
+            matmul_strided(logits, self.stride(), x, forward.as_factor(), self.how());
             let losses: Vec<f32> = rows
                 .par_iter()
-                .zip(logits.par_chunks_mut(self.vocab))
+                .zip(logits.par_chunks_mut(self.stride()))
                 .map(|(&i, z)| {
+                    let z = &mut z[..self.vocab];
                     let (target, weight) = (self.targets[i] as usize, weights[i]);
                     let lse = lse.map_or_else(|| row_lse(level, z), |lse| lse[i]);
                     let loss = self.form.loss(level, z, lse, target);
@@ -178,11 +220,11 @@ impl LinearLoss<'_> {
                 })
                 .collect();
             rows.iter().zip(losses).for_each(|(&i, loss)| report(i, loss));
-            let dz = Mat::new(logits, rows.len(), self.vocab);
-            matmul_with(dw, dz.t(), x, How { accumulate, precision: self.precision, bias: None });
+            let dz = Mat::strided(logits, rows.len(), self.vocab, self.stride());
+            matmul_with(dw, dz.t(), x, How { accumulate, ..self.how() });
             accumulate = true;
             scratch::with(rows.len() * d, |part| {
-                matmul_packed(part, dz, &backward, false);
+                matmul_strided(part, d, dz, backward.as_factor(), self.how());
                 for (part, &i) in part.chunks(d.max(1)).zip(rows) {
                     dx[i * d..][..d].copy_from_slice(part);
                 }

@@ -15,6 +15,16 @@ pub fn map<const I: usize, const O: usize>(m: impl Map<I, O>, inputs: [&[f32]; I
     split(simd::level(), m, inputs, outputs);
 }
 
+/// [`map`] on the calling thread.
+pub fn map_serial<const I: usize, const O: usize>(
+    level: Level,
+    m: impl Map<I, O>,
+    inputs: [&[f32]; I],
+    outputs: [&mut [f32]; O],
+) {
+    simd::run(level, Loop { m, inputs, outputs });
+}
+
 fn split<const I: usize, const O: usize>(
     level: Level,
     m: impl Map<I, O>,

@@ -57,6 +57,33 @@ fn same<const N: usize, const D: usize>(
 }
 
 #[test]
+fn feed_forward_equals_its_composed_form() {
+    for [n, d, ff] in [[1, 1, 1], [3, 5, 7], [70, 16, 33], [200, 9, 20]] {
+        let what = format!("feed-forward {n}x{d}x{ff}");
+        let leaves = [leaf([n, d], 1), leaf([ff, d], 2), leaf([ff, d], 3), leaf([d, ff], 4)];
+        same(
+            &what,
+            leaves.clone(),
+            |[x, g, u, w]| feed_forward(Activation::Silu, x, Some((g, None)), (u, None), (w, None), Precision::F32),
+            |[x, g, u, w]| {
+                crate::ffn::composed(Activation::Silu, x, Some((g, None)), (u, None), (w, None), Precision::F32)
+            },
+        );
+        let [x, u, _, w] = leaves;
+        let (bu, bw) = (leaf([1, ff], 5), leaf([1, d], 6));
+        let row = |bias: Tensor<2>| Some(bias.flatten::<1>(0, 1));
+        same(
+            &format!("{what} with biases"),
+            [x, u, bu, w, bw],
+            |[x, u, bu, w, bw]| feed_forward(Activation::GeluTanh, x, None, (u, row(bu)), (w, row(bw)), Precision::F32),
+            |[x, u, bu, w, bw]| {
+                crate::ffn::composed(Activation::GeluTanh, x, None, (u, row(bu)), (w, row(bw)), Precision::F32)
+            },
+        );
+    }
+}
+
+#[test]
 fn linear_equals_its_composed_form() {
     for [n, k, m] in [[1, 1, 1], [1, 7, 5], [3, 16, 17], [33, 31, 65], [64, 48, 96]] {
         same(

@@ -34,6 +34,9 @@ pub(crate) struct FeedForward {
     pub down: Linear,
 }
 
+/// Up to so many rows a product does not pack its weights.
+const FEW_ROWS: usize = 64;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
     pub attention_norm: Norm,
@@ -70,11 +73,27 @@ impl Attention {
 
 impl FeedForward {
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        if let Some(y) = self.fused(&x) {
+            return y;
+        }
         let wide = match &self.gate {
             Some(gate) => cupola_ops::gated(self.f, gate.forward(x.clone()), self.up.forward(x)),
             None => cupola_ops::activation(self.f, self.up.forward(x)),
         };
         self.down.forward(wide)
+    }
+
+    /// The whole layer at once, where its parts are plain and there are enough rows to be worth packing weights for.
+    fn fused(&self, x: &Tensor<2>) -> Option<Tensor<2>> {
+        if x.dims()[0] <= FEW_ROWS {
+            return None;
+        }
+        let gate = match &self.gate {
+            Some(gate) => Some(gate.plain()?),
+            None => None,
+        };
+        let (up, down) = (self.up.plain()?, self.down.plain()?);
+        Some(cupola_ops::feed_forward(self.f, x.clone(), gate, up, down, self.up.precision))
     }
 
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {

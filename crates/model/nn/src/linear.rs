@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use cupola_artifact::{HostTensor, Result, StateDict};
-use cupola_ops::{Int8Weight, Precision};
+use cupola_ops::{Int8Weight, LinearTensors, Precision};
 
 use crate::lora::Lora;
 use crate::param::{Param, ParamMut};
@@ -87,6 +87,14 @@ impl Linear {
         match &self.lora {
             Some(lora) => y + lora.forward(x),
             None => y,
+        }
+    }
+
+    /// Weight and bias, where `y = x·wᵀ + b` of 32-bit floats is all that it computes.
+    pub(crate) fn plain(&self) -> Option<LinearTensors> {
+        match (&self.weight, &self.lora) {
+            (Weight::Dense(param), None) => Some((param.value(), self.bias.as_ref().map(Param::value))),
+            _ => None,
         }
     }
 

@@ -237,6 +237,68 @@ unsafe fn halves(from: &[f32], to: *mut u16) -> f32 {
     down
 }
 
+/// Keeps a row as 16-bit numbers, two in a word, and behind them the row's scale.
+///
+/// # Safety
+/// The CPU must have AVX-512 F and BW and the format's instructions.
+pub unsafe fn keep(row: &[f32], to: &mut [f32], format: Format) {
+    let words = row.len().div_ceil(2);
+    assert!(to.len() > words, "keep: {} words for {} numbers", to.len(), row.len());
+    // SAFETY: `to` was checked, the instructions are the caller's promise.
+    unsafe {
+        if format == Format::Bf16 {
+            neighbours(row, to.as_mut_ptr().cast());
+            return;
+        }
+        let (up, down) = scales(largest(row));
+        keep_halves(row, to.as_mut_ptr().cast(), up);
+        to[words] = down;
+    }
+}
+
+/// Gives back what [`keep`] kept.
+///
+/// # Safety
+/// As [`keep`].
+pub unsafe fn kept(from: &[f32], row: &mut [f32], format: Format) {
+    let words = row.len().div_ceil(2);
+    assert!(from.len() > words, "kept: {} words for {} numbers", from.len(), row.len());
+    // SAFETY: as in `keep`.
+    unsafe { widen(from.as_ptr().cast(), row, (format == Format::F16).then(|| from[words])) }
+}
+
+/// Each number, times `up`, as float16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn keep_halves(from: &[f32], to: *mut u16, up: f32) {
+    let factor = _mm512_set1_ps(up);
+    for i in (0..from.len()).step_by(16) {
+        let mask = mask(from.len(), i);
+        // SAFETY: the masked numbers lie inside `from`, as many halves inside `to`.
+        unsafe {
+            let x = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, from.as_ptr().add(i)), factor);
+            let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+            _mm256_mask_storeu_epi16(to.add(i).cast(), mask, half);
+        }
+    }
+}
+
+/// 16-bit numbers as 32-bit floats: float16 times a scale, or without one bfloat16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn widen(from: *const u16, to: &mut [f32], scale: Option<f32>) {
+    for i in (0..to.len()).step_by(16) {
+        let mask = mask(to.len(), i);
+        // SAFETY: the masked halves are readable, as many floats lie inside `to`.
+        unsafe {
+            let halves = _mm256_maskz_loadu_epi16(mask, from.add(i).cast());
+            let x = match scale {
+                Some(scale) => _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(scale)),
+                None => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves))),
+            };
+            _mm512_mask_storeu_ps(to.as_mut_ptr().add(i), mask, x);
+        }
+    }
+}
+
 /// The largest absolute value, as the bits of a float: they order like numbers, and infinity and NaN come last.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn largest(x: &[f32]) -> u32 {
