@@ -16,15 +16,16 @@ mod format;
 mod half;
 mod pack;
 #[cfg(target_arch = "x86_64")]
-mod pack_half;
+pub(crate) mod pack_half;
 mod panels;
 pub(crate) mod small;
 mod tile;
 
+pub(crate) use format::Format;
 pub use format::Precision;
 pub use panels::PackedB;
 
-use format::{Format, Side};
+use format::Side;
 use pack::{Lanes, pack_panels};
 use panels::Panels;
 
