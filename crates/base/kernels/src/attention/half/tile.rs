@@ -3,6 +3,7 @@
 use super::super::overlap;
 use super::super::tile::{ROWS, Tile};
 use super::{QUERIES, STRIPS, WIDTH};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Steps that are summed in float16.
@@ -93,8 +94,19 @@ impl Products {
     #[target_feature(enable = "avx512f")]
     pub fn at(&self, r: usize, v: usize) -> __m512 {
         assert!(r < ROWS && v < QUERIES / 16);
+        let x;
+        // The compiler would load first, and then needs two steps for the conversion.
         // SAFETY: eight rows of four vectors lie there.
-        unsafe { _mm512_cvtph_ps(_mm256_load_si256(self.sums.as_ptr().add(r * QUERIES + v * 16).cast())) }
+        unsafe {
+            let from = self.sums.as_ptr().add(r * QUERIES + v * 16);
+            asm!(
+                "vcvtph2ps {x}, ymmword ptr [{from}]",
+                x = out(zmm_reg) x,
+                from = in(reg) from,
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
+        x
     }
 
     /// Vector `v` of each row, times `scale`.
@@ -102,16 +114,17 @@ impl Products {
     #[target_feature(enable = "avx512f")]
     pub fn tile(&self, v: usize, scale: f32) -> Tile<__m512, 1> {
         assert!(v < QUERIES / 16);
-        let mut tile = [[_mm512_setzero_ps()]; ROWS];
+        let (mut tile, scale) = ([[_mm512_setzero_ps()]; ROWS], _mm512_set1_ps(scale));
         for r in 0..ROWS {
-            tile[r][0] = if self.is_long {
+            let x = if self.is_long {
                 // SAFETY: eight rows of four vectors.
                 unsafe { _mm512_load_ps(self.total.as_ptr().add(r * QUERIES + v * 16)) }
             } else {
                 self.at(r, v)
             };
+            tile[r][0] = _mm512_mul_ps(x, scale);
         }
-        tile.map(|[x]| [_mm512_mul_ps(x, _mm512_set1_ps(scale))])
+        tile
     }
 
     /// Adds vector `v` of each row of the last run, times `scale`, to the rows at `to`, `stride` floats apart.
