@@ -3,7 +3,7 @@
 use super::super::backward::Part;
 use super::super::pack::{FromPanel, write_rows};
 use super::super::score::Score;
-use super::step::{Block, Sizes, Step, Unit};
+use super::step::{Between, Block, Sizes, Step, Unit};
 use super::{KEYS, QUERIES, STRIPS, WIDTH, pack, within};
 use crate::gemm::Out;
 use crate::scratch;
@@ -22,8 +22,10 @@ pub unsafe fn backward(part: &Part, dq: Out, dk: Out, dv: Out) {
     let (shape, sizes) = (inputs.shape, Sizes::new(inputs.shape.d_head, inputs.shape.d_value));
     let Some(simd) = Avx512::new() else { return };
     let (near, far) = part.units(WIDTH);
-    scratch::with(BLOCKS * sizes.block() + near.len() * sizes.unit(), |room| {
+    scratch::with(sizes.between() + BLOCKS * sizes.block() + near.len() * sizes.unit(), |room| {
+        let (between, room) = room.split_at_mut(sizes.between());
         let (room, units) = room.split_at_mut(BLOCKS * sizes.block());
+        let between = &mut Between::new(between);
         for ((strips, h), unit) in near.iter().zip(units.chunks_exact_mut(sizes.unit())) {
             let rows = strips.iter().map(|strip| strip.rows).sum();
             // SAFETY: the CPU has the instructions.
@@ -51,7 +53,8 @@ pub unsafe fn backward(part: &Part, dq: Out, dk: Out, dv: Out) {
                     let ranges = within(strips, from, count(n));
                     if ranges != [(0, 0); STRIPS] {
                         let (unit, score) = (Unit::new(&sizes, unit), Score::new(shape, *h));
-                        let step = Step { simd, sizes: &sizes, strips, score, from, ranges, block, unit };
+                        let (sizes, between) = (&sizes, &mut *between);
+                        let step = Step { simd, sizes, strips, score, from, ranges, block, unit, between };
                         // SAFETY: the CPU has the instructions.
                         unsafe { step.run() };
                     }

@@ -29,12 +29,9 @@ impl Sizes {
         Sizes { d_head, d_value, k_row, v_row, k_cols, v_cols }
     }
 
-    fn of_block(&self) -> [usize; 8] {
-        let Sizes { k_row, v_row, k_cols, v_cols, .. } = *self;
-        let rows = [k_row, v_row, k_cols, v_cols, QUERIES, QUERIES, QUERIES / 2];
-        let mut all = [MAX_LANES; 8];
-        (0..7).for_each(|i| all[i] = KEYS * rows[i]);
-        all
+    fn of_block(&self) -> [usize; 5] {
+        let [k, v, dk, dv] = [self.k_row, self.v_row, self.k_cols, self.v_cols].map(|width| width * KEYS);
+        [k, v, dk, dv, MAX_LANES]
     }
 
     fn of_unit(&self) -> [usize; 8] {
@@ -47,13 +44,18 @@ impl Sizes {
         self.of_block().iter().sum()
     }
 
+    /// Of [`Between`].
+    pub fn between(&self) -> usize {
+        BETWEEN.iter().sum()
+    }
+
     /// Of a [`Unit`].
     pub fn unit(&self) -> usize {
         self.of_unit().iter().sum()
     }
 }
 
-/// A block of keys with its gradients, and room for what lies between queries and keys.
+/// A block of keys with its gradients.
 pub struct Block<'a> {
     /// Words, `[KEYS, k_row]` and `[KEYS, v_row]`.
     pub k: &'a mut [f32],
@@ -61,20 +63,36 @@ pub struct Block<'a> {
     /// `[KEYS, k_cols]` and `[KEYS, v_cols]`
     pub dk: &'a mut [f32],
     pub dv: &'a mut [f32],
-    /// Words, `[KEYS, QUERIES]`.
-    probs: &'a mut [f32],
-    /// The same, at first as floats.
-    d_scores: &'a mut [f32],
-    /// float16, `[KEYS, QUERIES]`.
-    d_lanes: &'a mut [f32],
     /// What the numbers of `k` and of `v` are to be multiplied by.
     pub info: &'a mut [f32],
 }
 
 impl<'a> Block<'a> {
     pub fn new(sizes: &Sizes, room: &'a mut [f32]) -> Self {
-        let [k, v, dk, dv, probs, d_scores, d_lanes, info] = cut(room, sizes.of_block());
-        Block { k, v, dk, dv, probs, d_scores, d_lanes, info }
+        let [k, v, dk, dv, info] = cut(room, sizes.of_block());
+        Block { k, v, dk, dv, info }
+    }
+}
+
+/// Of the pieces of [`Between`].
+const BETWEEN: [usize; 3] = [KEYS * QUERIES, KEYS * QUERIES, KEYS * QUERIES / 2];
+
+/// Room for what lies between queries and keys.
+pub struct Between<'a> {
+    /// Words, `[KEYS, QUERIES]`.
+    probs: &'a mut [f32],
+    /// The same, at first as floats.
+    d_scores: &'a mut [f32],
+    /// float16, `[KEYS, QUERIES]`.
+    d_lanes: &'a mut [f32],
+    scores: Products,
+    slopes: Products,
+}
+
+impl<'a> Between<'a> {
+    pub fn new(room: &'a mut [f32]) -> Self {
+        let [probs, d_scores, d_lanes] = cut(room, BETWEEN);
+        Between { probs, d_scores, d_lanes, scores: Products::new(), slopes: Products::new() }
     }
 }
 
@@ -104,7 +122,7 @@ impl<'a> Unit<'a> {
 }
 
 /// One block of keys from `from` against one unit.
-pub struct Step<'a, 'b> {
+pub struct Step<'a, 'b, 'c> {
     pub simd: Avx512,
     pub sizes: &'a Sizes,
     pub strips: &'a [Strip; STRIPS],
@@ -114,15 +132,10 @@ pub struct Step<'a, 'b> {
     pub ranges: [(usize, usize); STRIPS],
     pub block: &'a mut Block<'b>,
     pub unit: Unit<'a>,
+    pub between: &'a mut Between<'c>,
 }
 
-/// Products of scores and of the probabilities' gradients.
-struct Pair {
-    scores: Products,
-    slopes: Products,
-}
-
-impl Step<'_, '_> {
+impl Step<'_, '_, '_> {
     /// # Safety
     /// The CPU must have AVX-512 FP16.
     #[target_feature(enable = "avx512f,avx512bw,avx512fp16,avx2,fma")]
@@ -130,16 +143,15 @@ impl Step<'_, '_> {
         for (lo, hi) in self.ranges {
             assert!(hi <= KEYS && lo.is_multiple_of(ROWS) && hi.is_multiple_of(ROWS));
         }
-        let mut pair = Pair { scores: Products::new(), slopes: Products::new() };
         let mut top = _mm512_setzero_si512();
         let tiles = |ranges| (0..KEYS).step_by(ROWS).map(move |j| (j, active(ranges, j)));
         let tiles = tiles(self.ranges).filter(|(_, (first, end))| first < end);
         // SAFETY: `j` stays within the block, whose pieces and those of the unit were cut by `sizes`.
         unsafe {
             for (j, strips) in tiles.clone() {
-                self.products(j, strips, &mut pair);
+                self.products(j, strips);
                 for v in VECTORS * strips.0..VECTORS * strips.1 {
-                    top = self.slopes(j, v, &pair, top);
+                    top = self.slopes(j, v, top);
                 }
             }
             let (up, down) = scales(_mm512_reduce_max_epu32(top));
@@ -148,31 +160,31 @@ impl Step<'_, '_> {
                 self.halve(j, strips, up);
                 let (first, steps) = (strips.0 * WIDTH, (strips.1 - strips.0) * WIDTH);
                 let Sizes { k_cols, v_cols, .. } = *self.sizes;
-                let (block, unit) = (&mut *self.block, &self.unit);
-                let (scale, sums) = (unit.info[1] * (-LIFT).exp2(), &mut pair.scores);
-                let left = &block.probs[j * QUERIES + first..];
+                let (block, unit, between) = (&mut *self.block, &self.unit, &mut *self.between);
+                let (scale, sums) = (unit.info[1] * (-LIFT).exp2(), &mut between.scores);
+                let left = &between.probs[j * QUERIES + first..];
                 add_rows(left, (unit.d_out, v_cols), &mut block.dv[j * v_cols..], (first, steps), (scale, sums));
-                let (scale, sums) = (unit.info[2] * down, &mut pair.scores);
-                let left = &block.d_scores[j * QUERIES + first..];
+                let (scale, sums) = (unit.info[2] * down, &mut between.scores);
+                let left = &between.d_scores[j * QUERIES + first..];
                 add_rows(left, (unit.q, k_cols), &mut block.dk[j * k_cols..], (first, steps), (scale, sums));
             }
-            self.query_slopes(down, &mut pair.scores);
+            self.query_slopes(down);
         }
     }
 
     /// The two products of eight keys from `j` with the queries of the given strips.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512fp16,avx2,fma")]
-    unsafe fn products(&mut self, j: usize, strips: (usize, usize), pair: &mut Pair) {
+    unsafe fn products(&mut self, j: usize, strips: (usize, usize)) {
         let Sizes { d_head, d_value, k_row, v_row, .. } = *self.sizes;
         // SAFETY: eight rows from `j` of each block, and all columns of the unit.
         unsafe {
             let left = Left { ptr: self.block.k.as_ptr().add(j * k_row), row: k_row, step: 1 };
             let right = Right { ptr: self.unit.q_lanes.as_ptr().cast(), step: QUERIES };
-            pair.scores.compute(left, right, d_head, strips);
+            self.between.scores.compute(left, right, d_head, strips);
             let left = Left { ptr: self.block.v.as_ptr().add(j * v_row), row: v_row, step: 1 };
             let right = Right { ptr: self.unit.d_out_lanes.as_ptr().cast(), step: QUERIES };
-            pair.slopes.compute(left, right, d_value, strips);
+            self.between.slopes.compute(left, right, d_value, strips);
         }
     }
 
@@ -180,12 +192,12 @@ impl Step<'_, '_> {
     /// as bits.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512fp16,avx2,fma")]
-    unsafe fn slopes(&mut self, j: usize, v: usize, pair: &Pair, mut top: __m512i) -> __m512i {
+    unsafe fn slopes(&mut self, j: usize, v: usize, mut top: __m512i) -> __m512i {
         let s = self.simd;
         let (strip, key, within) = (&self.strips[v / VECTORS], self.from + j, v % VECTORS);
-        let mut scores: Tile<__m512, 1> = pair.scores.tile(v, self.unit.info[0] * self.block.info[0]);
+        let mut scores: Tile<__m512, 1> = self.between.scores.tile(v, self.unit.info[0] * self.block.info[0]);
         self.score.apply(s, &mut scores, strip, key, within);
-        let mut d: Tile<__m512, 1> = pair.slopes.tile(v, self.unit.info[1] * self.block.info[1]);
+        let mut d: Tile<__m512, 1> = self.between.slopes.tile(v, self.unit.info[1] * self.block.info[1]);
         let (lse, delta) = (s.at(self.unit.lse, v * MAX_LANES), s.at(self.unit.delta, v * MAX_LANES));
         let lse = s.sub(lse, s.splat(LIFT));
         each(&mut d, |_, _, x| s.sub(x, delta));
@@ -195,13 +207,19 @@ impl Step<'_, '_> {
         if !strip.covers(key, within, 1) {
             each(&mut d, |r, _, x| strip.keep(s, x, s.zero(), key + r, within));
         }
+        let at = j * QUERIES + v * MAX_LANES;
+        let probs = self.between.probs[at..].as_mut_ptr();
+        let d_scores = self.between.d_scores[at..].as_mut_ptr();
         for r in 0..ROWS {
             let p = exp2(s, s.sub(scores[r][0], lse));
             let d = s.mul(p, d[r][0]);
             top = _mm512_max_epu32(top, _mm512_and_si512(_mm512_castps_si512(d), _mm512_set1_epi32(i32::MAX)));
-            let at = (j + r) * QUERIES + v * MAX_LANES;
-            s.put(self.block.d_scores, at, d);
-            s.put(self.block.probs, at, doubled(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(p)));
+            let p = doubled(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(p));
+            // SAFETY: row j + r of the block and vector v of its queries, by the caller's promise.
+            unsafe {
+                s.store(d_scores.add(r * QUERIES), d);
+                s.store(probs.add(r * QUERIES), p);
+            }
         }
         top
     }
@@ -213,11 +231,11 @@ impl Step<'_, '_> {
         let (s, up) = (self.simd, self.simd.splat(up));
         for r in j..j + ROWS {
             for at in (r * QUERIES + first * WIDTH..r * QUERIES + end * WIDTH).step_by(MAX_LANES) {
-                let d = s.mul(s.at(self.block.d_scores, at), up);
+                let d = s.mul(s.at(self.between.d_scores, at), up);
                 let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(d);
                 // SAFETY: as many halves as gradients.
-                unsafe { _mm256_storeu_si256(self.block.d_lanes.as_mut_ptr().add(at / 2).cast(), half) };
-                s.put(self.block.d_scores, at, doubled(half));
+                unsafe { _mm256_storeu_si256(self.between.d_lanes.as_mut_ptr().add(at / 2).cast(), half) };
+                s.put(self.between.d_scores, at, doubled(half));
             }
         }
     }
@@ -225,14 +243,14 @@ impl Step<'_, '_> {
     /// Adds to the gradients of the queries.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512fp16,avx2,fma")]
-    unsafe fn query_slopes(&mut self, down: f32, sums: &mut Products) {
-        let k_row = self.sizes.k_row;
+    unsafe fn query_slopes(&mut self, down: f32) {
+        let (k_row, sums) = (self.sizes.k_row, &mut self.between.scores);
         let scale = _mm512_set1_ps(down * self.block.info[0]);
         for i in (0..k_row).step_by(ROWS) {
             // SAFETY: columns i..i + 8 of the keys, their scores' gradients, and those of the queries.
             unsafe {
                 let left = Left { ptr: self.block.k.as_ptr().add(i), row: 1, step: k_row };
-                let right = Right { ptr: self.block.d_lanes.as_ptr().cast(), step: QUERIES };
+                let right = Right { ptr: self.between.d_lanes.as_ptr().cast(), step: QUERIES };
                 sums.compute_over(left, right, self.ranges);
                 for v in (0..QUERIES / MAX_LANES).filter(|v| self.ranges[v / VECTORS] != (0, 0)) {
                     sums.add(v, scale, self.unit.dq.as_mut_ptr().add(i * QUERIES + v * MAX_LANES), QUERIES);
