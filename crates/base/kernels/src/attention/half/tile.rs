@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 /// Steps that are summed in float16.
 pub const RUN: usize = 64;
 
-/// The left factor: the word of row `r` at step `p` is `ptr[r * row + p * step]`.
+/// The left factor: the word of row `r` at step `p` is `ptr[r * row + p * step]`. One of the strides is 1.
 #[derive(Clone, Copy)]
 pub struct Left {
     pub ptr: *const f32,
@@ -56,10 +56,11 @@ impl Products {
             // SAFETY: passed on; there is room for eight rows of two vectors.
             unsafe {
                 let to = self.sums.as_mut_ptr().add(first * WIDTH);
-                if end - first == STRIPS {
-                    sum::<2>(left, right, count, to)
-                } else {
-                    sum::<1>(left, right, count, to)
+                match (end - first == STRIPS, left.row == 1) {
+                    (true, true) => sum::<2, true>(left, right, count, to),
+                    (true, false) => sum::<2, false>(left, right, count, to),
+                    (false, true) => sum::<1, true>(left, right, count, to),
+                    (false, false) => sum::<1, false>(left, right, count, to),
                 }
                 if self.is_long {
                     let total = self.total.as_mut_ptr();
@@ -144,21 +145,32 @@ impl Products {
     }
 }
 
-/// Sums over `steps`, in rows of two vectors at `to`.
+/// Sums over `steps`, in rows of two vectors at `to`. `SIDE`: the words of a step lie side by side.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512fp16,avx2,fma")]
-unsafe fn sum<const C: usize>(left: Left, right: Right, steps: usize, to: *mut u16) {
+#[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written there")]
+unsafe fn sum<const C: usize, const SIDE: bool>(left: Left, right: Right, steps: usize, to: *mut u16) {
     let mut acc = [[_mm512_setzero_ph(); C]; ROWS];
+    let mut rows = [left.ptr.cast::<i32>(); ROWS];
+    for r in 0..ROWS {
+        rows[r] = rows[r].wrapping_add(r * left.row);
+        if !SIDE {
+            // SAFETY: nothing happens. Unless the pointers look unrelated, the compiler computes each from the one before
+            // at every step, a chain that takes longer than the products.
+            unsafe { asm!("/* {0} */", inout(reg) rows[r], options(pure, nomem, nostack, preserves_flags)) };
+        }
+    }
     let (mut a, mut b) = (left.ptr.cast::<i32>(), right.ptr);
-    for _ in 0..steps {
+    for p in 0..steps {
         let mut columns = [_mm512_setzero_ph(); C];
         for c in 0..C {
             // SAFETY: a step of the right factor, by the caller's promise.
             columns[c] = _mm512_castsi512_ph(unsafe { _mm512_loadu_si512(b.add(c * WIDTH).cast()) });
         }
         for r in 0..ROWS {
-            // SAFETY: row r of a step of the left factor.
-            let x = _mm512_castsi512_ph(_mm512_set1_epi32(unsafe { *a.add(r * left.row) }));
+            // SAFETY: row r at step p of the left factor.
+            let x = unsafe { if SIDE { *a.add(r) } else { *rows[r].add(p) } };
+            let x = _mm512_castsi512_ph(_mm512_set1_epi32(x));
             for c in 0..C {
                 acc[r][c] = _mm512_fmadd_ph(x, columns[c], acc[r][c]);
             }
