@@ -1,5 +1,5 @@
 //! GFLOP/s of attention, next to the measured peak; operations of attended pairs alone are counted:
-//! `cargo run --release -p cupola-kernels --example bench_attention [seconds per figure] [causal|window|full|packed]`
+//! `cargo run --release -p cupola-kernels --example bench_attention [seconds per figure] [causal|window|full|packed] [f32|f16]`
 #![allow(clippy::print_stdout)]
 
 use cupola_kernels::*;
@@ -16,8 +16,9 @@ const MASKS: [(&str, Spanned); 4] = [
 ];
 
 /// B, T, H, Hkv, dh
-const SIZES: [[usize; 5]; 6] = [
+const SIZES: [[usize; 5]; 7] = [
     [1, 4096, 8, 8, 64],
+    [2, 512, 12, 12, 64],
     [16, 256, 6, 6, 48],
     [32, 128, 4, 2, 64],
     [2, 2048, 4, 1, 128],
@@ -28,16 +29,20 @@ const SIZES: [[usize; 5]; 6] = [
 fn main() {
     let seconds: f64 = std::env::args().nth(1).and_then(|s| s.parse().ok()).unwrap_or(0.4);
     let only = std::env::args().nth(2).unwrap_or_else(|| "causal".to_owned());
+    let halves = std::env::args().nth(3).is_some_and(|precision| precision == "f16");
+    let precision = if halves { Precision::F16 } else { Precision::F32 };
     let peak = measure_peak_flops(0.5) / 1e9;
-    println!("{} on {} threads: peak {peak:.0} GFLOP/s; best GFLOP/s (% of the peak)", simd_name(), threads());
+    println!("{} on {} threads: peak {peak:.0} GFLOP/s (32-bit)", simd_name(), threads());
+    println!("products in {}: best GFLOP/s (% of the 32-bit peak)", precision.name());
     println!("{:>30} {:>14} {:>14} {:>14}", "B x T x H/Hkv x dh", "forward", "backward", "both");
     for (name, mask) in MASKS.iter().filter(|(name, _)| *name == only) {
-        SIZES.iter().for_each(|sizes| line(name, *mask, *sizes, seconds));
+        SIZES.iter().for_each(|sizes| line((name, *mask), *sizes, precision, seconds));
     }
 }
 
-fn line(name: &str, mask: Spanned, [batch, seq, n_heads, n_kv_heads, d_head]: [usize; 5], seconds: f64) {
-    let shape = AttentionShape::new(batch, seq, [n_heads, n_kv_heads], d_head);
+fn line((name, mask): (&str, Spanned), sizes: [usize; 5], precision: Precision, seconds: f64) {
+    let [batch, seq, n_heads, n_kv_heads, d_head] = sizes;
+    let shape = AttentionShape { precision, ..AttentionShape::new(batch, seq, [n_heads, n_kv_heads], d_head) };
     let (rows, kv_rows) = (batch * seq * n_heads * d_head, batch * seq * n_kv_heads * d_head);
     let wave = |len: usize| (0..len).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>();
     let (q, k, v, d_out) = (wave(rows), wave(kv_rows), wave(kv_rows), wave(rows));

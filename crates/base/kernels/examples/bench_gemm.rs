@@ -89,28 +89,36 @@ fn decode(seconds: f64) {
 }
 
 fn attention(seconds: f64) {
-    for (batch, seq, n_heads, n_kv_heads, d_head) in [(16, 256, 6, 6, 48), (32, 128, 4, 2, 64), (16, 256, 4, 4, 64)] {
-        let shape = AttentionShape::new(batch, seq, [n_heads, n_kv_heads], d_head);
-        let (rows, kv_rows) = (batch * seq * n_heads * d_head, batch * seq * n_kv_heads * d_head);
-        let (q, k, v, d_out) = (vec![0.5; rows], vec![0.25; kv_rows], vec![0.25; kv_rows], vec![0.1; rows]);
-        let lo = vec![0; batch * seq];
-        let hi: Vec<u32> = (0..batch * seq).map(|i| (i % seq + 1) as u32).collect();
-        let spans = Spans { lo: &lo, hi: &hi };
-        let (mut out, mut lse) = (vec![0.0; rows], vec![0.0; batch * n_heads * seq]);
-        // Two products per attended pair forward, five backward.
-        let flops = (2 * d_head * batch * n_heads * seq * (seq + 1) / 2) as f64;
-        let forward = rate(2.0 * flops, seconds, || attention_forward(&q, &k, &v, &mut out, &mut lse, &shape, &spans));
-        let (mut dq, mut dk, mut dv) = (vec![0.0; rows], vec![0.0; kv_rows], vec![0.0; kv_rows]);
-        let saved = AttentionSaved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
-        let mut grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
-        let backward = rate(5.0 * flops, seconds, || attention_backward(&saved, &d_out, &mut grads, &shape, &spans));
-        println!(
-            "causal attention B {batch} T {seq} H {n_heads}/{n_kv_heads} dh {d_head}: forward {forward}, backward {backward}"
-        );
+    let sizes =
+        [[1, 4096, 8, 8, 64], [16, 256, 6, 6, 48], [2, 512, 12, 12, 64], [32, 128, 4, 2, 64], [16, 256, 4, 4, 64]];
+    for sizes in sizes {
+        [Precision::F32, Precision::F16].into_iter().for_each(|precision| causal(sizes, precision, seconds));
     }
     let (keys, shape) = (16384, |seq_k| AttentionShape { seq_k, ..AttentionShape::new(1, 1, [16, 4], 64) });
     let (q, k, mut out, mut lse) = (vec![0.5; 1024], vec![0.25; keys * 256], vec![0.0; 1024], vec![0.0; 16]);
     let spans = Spans { lo: &[0], hi: &[keys as u32] };
     let time = best(seconds, || attention_forward(&q, &k, &k, &mut out, &mut lse, &shape(keys), &spans));
     println!("decoding over {keys} keys: {:.1} GB/s", (keys * 256 * 8) as f64 / time / 1e9);
+}
+
+/// Causal self-attention of `[B, T, H, Hkv, dh]`.
+fn causal([batch, seq, n_heads, n_kv_heads, d_head]: [usize; 5], precision: Precision, seconds: f64) {
+    let shape = AttentionShape { precision, ..AttentionShape::new(batch, seq, [n_heads, n_kv_heads], d_head) };
+    let (rows, kv_rows) = (batch * seq * n_heads * d_head, batch * seq * n_kv_heads * d_head);
+    let (q, k, v, d_out) = (vec![0.5; rows], vec![0.25; kv_rows], vec![0.25; kv_rows], vec![0.1; rows]);
+    let lo = vec![0; batch * seq];
+    let hi: Vec<u32> = (0..batch * seq).map(|i| (i % seq + 1) as u32).collect();
+    let spans = Spans { lo: &lo, hi: &hi };
+    let (mut out, mut lse) = (vec![0.0; rows], vec![0.0; batch * n_heads * seq]);
+    // Two products per attended pair forward, five backward.
+    let flops = (2 * d_head * batch * n_heads * seq * (seq + 1) / 2) as f64;
+    let forward = rate(2.0 * flops, seconds, || attention_forward(&q, &k, &v, &mut out, &mut lse, &shape, &spans));
+    let (mut dq, mut dk, mut dv) = (vec![0.0; rows], vec![0.0; kv_rows], vec![0.0; kv_rows]);
+    let saved = AttentionSaved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
+    let mut grads = AttentionGrads { dq: &mut dq, dk: &mut dk, dv: &mut dv };
+    let backward = rate(5.0 * flops, seconds, || attention_backward(&saved, &d_out, &mut grads, &shape, &spans));
+    println!(
+        "causal attention B {batch} T {seq} H {n_heads}/{n_kv_heads} dh {d_head} {}: forward {forward}, backward {backward}",
+        precision.name()
+    );
 }

@@ -7,13 +7,15 @@
 //! sums and probabilities need no work across lanes, and a block of probabilities is at once a factor of the next
 //! product, without being rearranged.
 
-use crate::gemm::Mat;
+use crate::gemm::{Format, Mat, Precision};
 use crate::simd;
 
 mod ahead;
 mod backward;
 mod decode;
 mod forward;
+#[cfg(target_arch = "x86_64")]
+mod half;
 mod pack;
 mod score;
 mod softmax;
@@ -40,6 +42,11 @@ pub struct AttentionShape<'a> {
     /// ALiBi (Press et al. 2022), `[n_heads]`: adds `slope * (key - query)` to a score, where the last query stands at
     /// the last key.
     pub slopes: Option<&'a [f32]>,
+    /// What the products multiply. In [`Precision::F16`] their factors are rounded to float16, scaled by a power of two
+    /// for each block of 64 keys or queries, and summed in float16 over runs of at most 64; everything else is in
+    /// 32-bit floats, and so is attention of a few queries (generation) and that of processors without such products.
+    /// bfloat16 is multiplied as 32-bit floats, which is more exact and, where its products are slow, faster.
+    pub precision: Precision,
 }
 
 /// Per query `[batch * seq_q]`: it attends the keys `lo..hi` of its own batch row. An empty span gives output 0 and a
@@ -85,8 +92,12 @@ pub fn attention_forward(
     let inputs = Inputs { q, k, v, shape, spans, level: simd::level() };
     if shape.seq_q <= decode::MAX_QUERIES {
         decode::forward(&inputs, out, lse);
-    } else {
-        forward::forward(&inputs, out, lse);
+        return;
+    }
+    match inputs.half() {
+        #[cfg(target_arch = "x86_64")]
+        true => half::forward(&inputs, out, lse),
+        _ => forward::forward(&inputs, out, lse),
     }
 }
 
@@ -121,6 +132,7 @@ impl AttentionShape<'_> {
             scale: (d_head as f32).sqrt().recip(),
             soft_cap: None,
             slopes: None,
+            precision: Precision::F32,
         }
     }
 
@@ -174,6 +186,11 @@ struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
+    /// Whether products are in float16.
+    fn half(&self) -> bool {
+        Format::new(self.level, self.shape.precision) == Format::F16
+    }
+
     /// Which query of all batch rows and heads `[B, Tq, H]` is query `i` of batch row `b` and head `h`.
     fn query(&self, b: usize, i: usize, h: usize) -> usize {
         (b * self.shape.seq_q + i) * self.shape.n_heads + h

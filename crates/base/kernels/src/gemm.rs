@@ -17,16 +17,17 @@ mod half;
 mod kept;
 mod pack;
 #[cfg(target_arch = "x86_64")]
-mod pack_half;
+pub(crate) mod pack_half;
 mod panels;
 pub(crate) mod small;
 mod tile;
 
+pub(crate) use format::Format;
 pub use format::Precision;
 pub(crate) use kept::Kept;
 pub use panels::PackedB;
 
-use format::{Format, Side};
+use format::Side;
 use pack::{Lanes, pack_panels};
 use panels::Panels;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use cupola_kernels::{
-    AttentionGrads, AttentionSaved, AttentionShape, Spans, attention_backward, attention_forward, room,
+    AttentionGrads, AttentionSaved, AttentionShape, Precision, Spans, attention_backward, attention_forward, room,
 };
 
 use crate::host::{HostOp, Output, Saved, apply, erase};
@@ -42,6 +42,8 @@ pub struct AttentionOptions {
     pub soft_cap: Option<f32>,
     /// ALiBi (Press et al. 2022), `[n_heads]`: adds `slope * (key - query)` to a score. See [`alibi_slopes`].
     pub slopes: Option<Arc<[f32]>>,
+    /// What the products multiply on the CPU; see [`AttentionShape::precision`].
+    pub precision: Precision,
 }
 
 /// The slopes of Press et al. (2022): for a power of two the geometric series from `2^(-8 / n)` with that ratio, for
@@ -68,6 +70,7 @@ impl Attention {
             scale: self.options.scale.unwrap_or(self.heads.scale()),
             soft_cap: self.options.soft_cap,
             slopes: self.options.slopes.as_deref(),
+            precision: self.options.precision,
             ..plain
         }
     }

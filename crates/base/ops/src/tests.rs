@@ -276,6 +276,25 @@ fn attention_equals_its_composed_form() {
 }
 
 #[test]
+fn attention_multiplies_in_the_precision_it_is_told() {
+    let heads = Heads { batch: 1, n_heads: 2, n_kv_heads: 2, d_head: 16 };
+    let mask = Mask::causal(1, 40);
+    let run = |precision| {
+        let options = AttentionOptions { precision, ..AttentionOptions::default() };
+        let [q, k, v] = [9, 10, 11].map(|seed| leaf([40, 32], seed));
+        let out = attention_with(q.clone(), k, v, heads, &mask, &options);
+        let slopes = q.grad(&out.clone().sum().backward()).unwrap();
+        [to_vec(&out), to_vec(&slopes)]
+    };
+    let (exact, rounded) = (run(Precision::F32), run(Precision::F16));
+    for (exact, rounded) in exact.iter().zip(&rounded) {
+        let off = exact.iter().zip(rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off < 0.01, "off by {off}");
+        assert_eq!(off > 1e-6, Precision::F16.is_native(), "off by {off}");
+    }
+}
+
+#[test]
 fn alibi_slopes_are_those_of_the_paper() {
     assert_eq!(alibi_slopes(8).to_vec(), [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625]);
     close("3 heads", &alibi_slopes(3), &[0.0625, 0.00390625, 0.25]);

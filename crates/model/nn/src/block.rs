@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use cupola_artifact::Result;
-use cupola_ops::{Activation, Heads, Part, RopeAngles, Span};
+use cupola_ops::{Activation, AttentionOptions, Heads, Part, Precision, RopeAngles, Span};
 
 use crate::decoder::{Batch, Step};
 use crate::linear::Linear;
@@ -52,7 +52,10 @@ impl Attention {
         let k = pass.rotated(self.k.forward(x.clone()), heads.n_kv_heads); // [N, Hkv·dh]
         let v = self.v.forward(x); // [N, Hkv·dh]
         let mixed = match &mut pass.reach {
-            Reach::Batch(batch) => cupola_ops::attention(q, k, v, heads, &batch.mask),
+            Reach::Batch(batch) => {
+                let options = AttentionOptions { precision: pass.precision, ..AttentionOptions::default() };
+                cupola_ops::attention_with(q, k, v, heads, &batch.mask, &options)
+            }
             Reach::Caches(steps) => {
                 let mut spans: Vec<Span<'_>> =
                     steps.iter_mut().map(|s| Span { cache: &mut s.cache.layers[layer], rows: s.rows }).collect();
@@ -120,6 +123,8 @@ pub(crate) struct Pass<'p, 'a, 'b> {
     pub positions: Arc<[u32]>,
     pub heads: Heads,
     pub reach: Reach<'a, 'b>,
+    /// What attention's products multiply.
+    pub precision: Precision,
 }
 
 impl Pass<'_, '_, '_> {
@@ -186,10 +191,15 @@ impl Block {
         drop(parameters);
         let (angles, positions, heads, batch) =
             (pass.angles.cloned(), Arc::clone(&pass.positions), pass.heads, batch.clone());
+        let precision = pass.precision;
         let run = move |block: &Block, x: Tensor<2>| {
             let (positions, reach) = (Arc::clone(&positions), Reach::Batch(&batch));
             let mut stream = Stream::new(x);
-            block.forward(&mut stream, layer, &mut Pass { angles: angles.as_ref(), positions, heads, reach });
+            block.forward(
+                &mut stream,
+                layer,
+                &mut Pass { angles: angles.as_ref(), positions, heads, reach, precision },
+            );
             stream.value()
         };
         let inner = if x.is_autodiff() { x.clone().inner() } else { x.clone() };

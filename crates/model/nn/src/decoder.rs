@@ -159,7 +159,8 @@ impl Decoder {
     }
 
     fn pass<'p, 'a, 'b>(&'p self, positions: Arc<[u32]>, batch: usize, reach: Reach<'a, 'b>) -> Pass<'p, 'a, 'b> {
-        Pass { angles: self.angles.as_ref(), positions, heads: self.heads(batch), reach }
+        let (heads, precision) = (self.heads(batch), self.precision);
+        Pass { angles: self.angles.as_ref(), positions, heads, reach, precision }
     }
 
     /// The last hidden states of a batch, `[B·T, D]`.
@@ -292,7 +293,7 @@ impl Decoder {
         }
     }
 
-    /// What the products of dense weights multiply.
+    /// What the products of dense weights and of attention multiply.
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -303,7 +304,7 @@ impl Decoder {
         self.recompute = recompute;
     }
 
-    /// What the products of dense weights multiply from now on.
+    /// What the products of dense weights, and those of attention over a batch, multiply from now on.
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
         self.linears_mut().for_each(|l| l.precision = precision);

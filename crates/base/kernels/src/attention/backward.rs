@@ -38,8 +38,12 @@ pub(super) fn backward(inputs: &Inputs, saved: &AttentionSaved, d_out: &[f32], g
             // and group are this task's; so are the keys of its stretch.
             unsafe {
                 let dq = if split == 0 { dq } else { Out { ptr: rest.offset(split - 1, 0).ptr, ..dq } };
-                let (sizes, keys) = (Sizes::new(inputs), stretch(inputs, b, split, splits));
-                Task { inputs, saved, d_out, b, kv_head, sizes, keys }.run(dq, dk, dv);
+                let part = Part { inputs, saved, d_out, b, kv_head, keys: stretch(inputs, b, split, splits) };
+                match inputs.half() {
+                    #[cfg(target_arch = "x86_64")]
+                    true => super::half::backward(&part, dq, dk, dv),
+                    _ => Task { part: &part, sizes: Sizes::new(inputs) }.run(dq, dk, dv),
+                }
             }
         });
         for part in others.chunks_exact(dq_len.max(1)) {
@@ -94,19 +98,72 @@ fn stretch(inputs: &Inputs, b: usize, split: usize, splits: usize) -> (usize, us
     (edge(split), if split + 1 == splits { keys } else { edge(split + 1) })
 }
 
-struct Task<'a> {
-    inputs: &'a Inputs<'a>,
-    saved: &'a AttentionSaved<'a>,
-    d_out: &'a [f32],
-    b: usize,
-    kv_head: usize,
-    sizes: Sizes,
+/// What a task does.
+pub(super) struct Part<'a> {
+    pub inputs: &'a Inputs<'a>,
+    pub saved: &'a AttentionSaved<'a>,
+    pub d_out: &'a [f32],
+    pub b: usize,
+    pub kv_head: usize,
     /// The keys of the task.
-    keys: (usize, usize),
+    pub keys: (usize, usize),
 }
 
 /// Strips side by side.
-type Strips = [Strip; STRIPS];
+pub(super) type Strips = [Strip; STRIPS];
+
+/// Strips and their head.
+pub(super) type Units = Vec<(Strips, usize)>;
+
+impl Part<'_> {
+    /// The queries of the task's heads: those that attend any of its keys, and the others.
+    pub fn units(&self, width: usize) -> (Units, Units) {
+        let shape = self.inputs.shape;
+        let strips = |first| std::array::from_fn(|n| Strip::new(self.inputs, self.b, first + n * width));
+        let all: Vec<Strips> = (0..shape.seq_q).step_by(STRIPS * width).map(strips).collect();
+        let heads = self.kv_head * shape.group()..(self.kv_head + 1) * shape.group();
+        heads.flat_map(|h| all.iter().map(move |strips| (*strips, h))).partition(|(strips, _)| self.reached(strips))
+    }
+
+    fn reached(&self, strips: &Strips) -> bool {
+        strips.iter().any(|strip| overlap(strip.keys(), self.keys) != (0, 0))
+    }
+
+    /// The gradient of queries that attend none of the keys.
+    ///
+    /// # Safety
+    /// They must be this call's alone.
+    pub unsafe fn clear(&self, units: &Units, dq: Out) {
+        let width = self.inputs.shape.d_head;
+        for (strip, h) in units.iter().flat_map(|(strips, h)| strips.iter().map(move |strip| (strip, h))) {
+            for r in 0..strip.rows {
+                let query = self.inputs.query(self.b, strip.first + r, *h);
+                // SAFETY: the caller's promise.
+                unsafe { dq.row(0, query * width, width) }.fill(0.0);
+            }
+        }
+    }
+
+    /// d_out · out of each of `rows` queries of head `h` from `first`, and the log of the sum of the exponentials in
+    /// powers of two.
+    pub fn rows(&self, (first, rows, h): (usize, usize, usize), delta: &mut [f32], to: &mut [f32]) {
+        let (inputs, shape) = (self.inputs, self.inputs.shape);
+        let of = |data| inputs.queries(data, inputs.query(self.b, first, h), rows, shape.d_value);
+        delta.fill(0.0);
+        simd::run(inputs.level, RowDots { a: of(self.saved.out), b: of(self.d_out), sums: delta });
+        // A query that attends nothing has no sum; any large one gives probabilities of zero.
+        to.fill(f32::MAX);
+        let lse = &self.saved.lse[(self.b * shape.n_heads + h) * shape.seq_q + first..][..rows];
+        for (to, lse) in to.iter_mut().zip(lse) {
+            *to = if *lse == f32::NEG_INFINITY { f32::MAX } else { lse * LOG2_E };
+        }
+    }
+}
+
+struct Task<'a> {
+    part: &'a Part<'a>,
+    sizes: Sizes,
+}
 
 impl Task<'_> {
     /// The gradients of the keys, and what they add to the gradients of the queries.
@@ -114,25 +171,19 @@ impl Task<'_> {
     /// # Safety
     /// The queries of this batch row and group in `dq`, and the keys in `dk` and `dv`, must be this call's alone.
     unsafe fn run(&self, dq: Out, dk: Out, dv: Out) {
-        let (shape, sizes) = (self.inputs.shape, &self.sizes);
-        let width = sizes.width;
-        let all: Vec<Strips> = (0..shape.seq_q)
-            .step_by(STRIPS * width)
-            .map(|first| std::array::from_fn(|n| Strip::new(self.inputs, self.b, first + n * width)))
-            .collect();
-        let heads = self.kv_head * shape.group()..(self.kv_head + 1) * shape.group();
-        let pairs = heads.flat_map(|h| all.iter().map(move |strips| (strips, h)));
-        let (near, far): (Vec<_>, Vec<_>) = pairs.partition(|(strips, _)| self.reached(strips));
+        let (part, sizes) = (self.part, &self.sizes);
+        let shape = part.inputs.shape;
+        let (near, far) = part.units(sizes.width);
         scratch::with(sizes.block() + near.len() * sizes.unit(), |room| {
             let (block, units) = room.split_at_mut(sizes.block());
             for ((strips, h), unit) in near.iter().zip(units.chunks_exact_mut(sizes.unit())) {
                 self.prepare(strips, *h, Unit::new(sizes, unit));
             }
-            for from in (self.keys.0..self.keys.1).step_by(KEYS) {
-                let count = KEYS.min(self.keys.1 - from);
+            for from in (part.keys.0..part.keys.1).step_by(KEYS) {
+                let count = KEYS.min(part.keys.1 - from);
                 let mut block = Block::new(sizes, block);
                 self.block(&near, units, (from, count), &mut block);
-                let key = self.inputs.key(self.b, from, self.kv_head);
+                let key = part.inputs.key(part.b, from, part.kv_head);
                 // SAFETY: these keys are ours, by the caller's promise.
                 unsafe {
                     let (dk, dv) = (dk.offset(0, key * shape.d_head), dv.offset(0, key * shape.d_value));
@@ -145,25 +196,17 @@ impl Task<'_> {
                 unsafe { self.finish(strips, *h, Unit::new(sizes, unit).dq, dq) };
             }
         });
-        for (strip, h) in far.iter().flat_map(|(strips, h)| strips.iter().map(move |strip| (strip, h))) {
-            for r in 0..strip.rows {
-                let query = self.inputs.query(self.b, strip.first + r, *h);
-                // SAFETY: as above.
-                unsafe { dq.row(0, query * shape.d_head, shape.d_head) }.fill(0.0);
-            }
-        }
-    }
-
-    fn reached(&self, strips: &Strips) -> bool {
-        strips.iter().any(|strip| overlap(strip.keys(), self.keys) != (0, 0))
+        // SAFETY: as above.
+        unsafe { part.clear(&far, dq) };
     }
 
     /// Lays out what the products need of two strips of head `h`.
     fn prepare(&self, strips: &Strips, h: usize, unit: Unit) {
-        let (inputs, shape, sizes) = (self.inputs, self.inputs.shape, &self.sizes);
+        let Task { part, sizes } = self;
+        let (inputs, shape) = (part.inputs, part.inputs.shape);
         let (first, rows) = (strips[0].first, strips.iter().map(|strip| strip.rows).sum());
-        let of = |data, width| inputs.queries(data, inputs.query(self.b, first, h), rows, width);
-        let (q, d_out) = (of(inputs.q, shape.d_head), of(self.d_out, shape.d_value));
+        let of = |data, width| inputs.queries(data, inputs.query(part.b, first, h), rows, width);
+        let (q, d_out) = (of(inputs.q, shape.d_head), of(part.d_out, shape.d_value));
         copy_rows(q, unit.q, sizes.k_row);
         copy_rows(d_out, unit.d_out, sizes.v_row);
         let (width, factor) = (sizes.width, Score::new(shape, h).factor);
@@ -171,21 +214,15 @@ impl Task<'_> {
         simd::run(inputs.level, ToPanels { from: q, to: unit.q_lanes, width, factor });
         let d_rows = Mat::strided(unit.d_out, STRIPS * width, shape.d_value, sizes.v_row);
         simd::run(inputs.level, ToPanels { from: d_rows, to: unit.d_out_lanes, width, factor: 1.0 });
-        unit.delta.fill(0.0);
-        simd::run(inputs.level, RowDots { a: of(self.saved.out, shape.d_value), b: d_out, sums: unit.delta });
-        // A query that attends nothing has no sum; any large one gives probabilities of zero.
-        unit.lse.fill(f32::MAX);
-        let lse = &self.saved.lse[(self.b * shape.n_heads + h) * shape.seq_q + first..][..rows];
-        for (to, lse) in unit.lse.iter_mut().zip(lse) {
-            *to = if *lse == f32::NEG_INFINITY { f32::MAX } else { lse * LOG2_E };
-        }
+        self.part.rows((first, rows, h), unit.delta, unit.lse);
         unit.dq.fill(0.0);
     }
 
     /// `count` keys from `from` against all queries that attend them.
-    fn block(&self, pairs: &[(&Strips, usize)], units: &mut [f32], (from, count): (usize, usize), block: &mut Block) {
-        let (inputs, shape, sizes) = (self.inputs, self.inputs.shape, &self.sizes);
-        let (key, padded) = (inputs.key(self.b, from, self.kv_head), count.next_multiple_of(ROWS));
+    fn block(&self, pairs: &[(Strips, usize)], units: &mut [f32], (from, count): (usize, usize), block: &mut Block) {
+        let Task { part, sizes } = self;
+        let (inputs, shape) = (part.inputs, part.inputs.shape);
+        let (key, padded) = (inputs.key(part.b, from, part.kv_head), count.next_multiple_of(ROWS));
         let keys = inputs.keys(inputs.k, key, count, shape.d_head);
         let values = inputs.keys(inputs.v, key, count, shape.d_value);
         copy_rows(keys, &mut block.k[..padded * sizes.k_row], sizes.k_row);
@@ -209,13 +246,13 @@ impl Task<'_> {
     /// # Safety
     /// They must be this call's alone.
     unsafe fn finish(&self, strips: &Strips, h: usize, lanes: &mut [f32], dq: Out) {
-        let (inputs, shape, width) = (self.inputs, self.inputs.shape, self.sizes.width);
+        let (inputs, shape, width) = (self.part.inputs, self.part.inputs.shape, self.sizes.width);
         let factors = &[shape.scale; VECTORS * simd::MAX_LANES];
         let each = lanes.len() / STRIPS;
         for (strip, from) in strips.iter().zip(lanes.chunks_exact_mut(each)).filter(|(strip, _)| strip.rows > 0) {
             // SAFETY: the caller's promise.
             unsafe {
-                let to = dq.offset(0, inputs.query(self.b, strip.first, h) * shape.d_head);
+                let to = dq.offset(0, inputs.query(self.part.b, strip.first, h) * shape.d_head);
                 FromPanel { from, width, factors, to, rows: strip.rows, cols: shape.d_head }.run(inputs.level);
             }
         }

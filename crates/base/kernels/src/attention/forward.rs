@@ -20,31 +20,44 @@ const STRIPS: usize = 16;
 const TASKS: usize = 32;
 
 pub(super) fn forward(inputs: &Inputs, out: &mut [f32], lse: &mut [f32]) {
-    let shape = inputs.shape;
     let sizes = Sizes::new(inputs);
+    each_task::<1>(inputs, out, lse, |task, ahead, out, lse| {
+        // SAFETY: the rows of these strips and heads in `out` and `lse` are this task's.
+        scratch::with(sizes.keys() + task.units.len() * sizes.unit(), |room| unsafe {
+            task.run(sizes, room, ahead, out, lse);
+        });
+    });
+}
+
+/// Calls `run` for every task, whose rows of out and lse no other task touches. `N` strips are a unit of work.
+pub(super) fn each_task<const N: usize>(
+    inputs: &Inputs,
+    out: &mut [f32],
+    lse: &mut [f32],
+    run: impl Fn(&Task<N>, &mut Ahead, Out, Out) + Sync,
+) {
+    let shape = inputs.shape;
+    let width = VECTORS * simd::lanes(inputs.level);
     let (group, pairs) = (shape.group(), shape.batch * shape.n_kv_heads);
-    let strips = shape.seq_q.div_ceil(sizes.width) * group;
-    let per_task = (pairs * strips / TASKS).clamp(4, STRIPS);
-    let tasks = strips.div_ceil(per_task);
+    let units = shape.seq_q.div_ceil(N * width) * group;
+    let per_task = (pairs * units / TASKS).clamp(4 / N, STRIPS / N);
+    let tasks = units.div_ceil(per_task);
     let out = Out::new(out, shape.n_heads * shape.d_value);
     let lse = Out::new(lse, shape.seq_q);
     // The last strips of causal attention take longest, so they come first.
     let task = |t: usize| {
         let (pair, task) = (t % pairs, tasks - 1 - t / pairs);
         let (b, kv_head) = (pair / shape.n_kv_heads, pair % shape.n_kv_heads);
-        let strips = task * per_task..strips.min((task + 1) * per_task);
-        let unit = |u| (Strip::new(inputs, b, u / group * sizes.width), kv_head * group + u % group);
-        Task { inputs, sizes, b, kv_head, units: strips.map(unit).collect() }
+        let strips = |u: usize| std::array::from_fn(|n| Strip::new(inputs, b, (u / group * N + n) * width));
+        let own = task * per_task..units.min((task + 1) * per_task);
+        Task { inputs, b, kv_head, units: own.map(|u| (strips(u), kv_head * group + u % group)).collect() }
     };
     (0..pairs * tasks).into_par_iter().with_max_len(1).for_each(|t| {
         let (own, next) = (task(t), (t + 1 < pairs * tasks).then(|| task(t + 1)));
         let mut ahead = own.ahead(out);
         next.iter().for_each(|next| next.announce(&mut ahead));
         ahead.spread(own.tiles());
-        // SAFETY: the rows of these strips and heads in `out` and `lse` are this task's.
-        scratch::with(sizes.keys() + own.units.len() * sizes.unit(), |room| unsafe {
-            own.run(room, &mut ahead, out, lse);
-        });
+        run(&own, &mut ahead, out, lse);
     });
 }
 
@@ -82,28 +95,31 @@ impl Sizes {
     }
 }
 
-struct Task<'a> {
-    inputs: &'a Inputs<'a>,
-    sizes: Sizes,
-    b: usize,
-    kv_head: usize,
-    /// Strips and their heads.
-    units: Vec<(Strip, usize)>,
+pub(super) struct Task<'a, const N: usize> {
+    pub inputs: &'a Inputs<'a>,
+    pub b: usize,
+    pub kv_head: usize,
+    /// Strips side by side and their head.
+    pub units: Vec<([Strip; N], usize)>,
 }
 
-impl Task<'_> {
-    /// The blocks of keys that any strip attends: first key and count.
-    fn blocks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (lo, hi) = self.units.iter().fold((0, 0), |keys, (strip, _)| hull(keys, strip.keys()));
-        (lo / KEYS * KEYS..hi).step_by(KEYS).map(move |block| {
+impl<const N: usize> Task<'_, N> {
+    fn strips(&self) -> impl Iterator<Item = (&Strip, usize)> {
+        self.units.iter().flat_map(|(strips, h)| strips.iter().map(|strip| (strip, *h)))
+    }
+
+    /// The blocks of `size` keys that any strip attends: first key and count.
+    pub fn blocks(&self, size: usize) -> impl Iterator<Item = (usize, usize)> + use<N> {
+        let (lo, hi) = self.strips().fold((0, 0), |keys, (strip, _)| hull(keys, strip.keys()));
+        (lo / size * size..hi).step_by(size).map(move |block| {
             let from = block.max(lo / ROWS * ROWS);
-            (from, hi.min(block + KEYS) - from)
+            (from, hi.min(block + size) - from)
         })
     }
 
     /// The tiles of scores, about.
     fn tiles(&self) -> usize {
-        self.units.iter().map(|(strip, _)| (strip.keys().1 - strip.keys().0) / ROWS).sum()
+        self.strips().map(|(strip, _)| (strip.keys().1 - strip.keys().0) / ROWS).sum::<usize>() / N
     }
 
     fn keys_ahead(&self, (from, count): (usize, usize), ahead: &mut Ahead) {
@@ -116,9 +132,9 @@ impl Task<'_> {
     /// What the task reads after its first block of keys, and what it writes.
     fn ahead(&self, out: Out) -> Ahead {
         let (mut ahead, width) = (Ahead::default(), self.inputs.shape.d_value);
-        self.blocks().skip(1).for_each(|block| self.keys_ahead(block, &mut ahead));
-        for (strip, h) in &self.units {
-            let first = self.inputs.query(self.b, strip.first, *h) * width;
+        self.blocks(KEYS).skip(1).for_each(|block| self.keys_ahead(block, &mut ahead));
+        for (strip, h) in self.strips().filter(|(strip, _)| strip.rows > 0) {
+            let first = self.inputs.query(self.b, strip.first, h) * width;
             ahead.write(Out { ptr: out.ptr.wrapping_add(first), ..out }, (strip.rows, width));
         }
         ahead
@@ -127,21 +143,23 @@ impl Task<'_> {
     /// What the task reads at first.
     fn announce(&self, ahead: &mut Ahead) {
         let (inputs, width) = (self.inputs, self.inputs.shape.d_head);
-        for (strip, h) in &self.units {
-            ahead.read(inputs.queries(inputs.q, inputs.query(self.b, strip.first, *h), strip.rows, width));
+        for (strip, h) in self.strips().filter(|(strip, _)| strip.rows > 0) {
+            ahead.read(inputs.queries(inputs.q, inputs.query(self.b, strip.first, h), strip.rows, width));
         }
-        self.blocks().take(1).for_each(|block| self.keys_ahead(block, ahead));
+        self.blocks(KEYS).take(1).for_each(|block| self.keys_ahead(block, ahead));
     }
+}
 
+impl Task<'_, 1> {
     /// # Safety
     /// The rows of the strips and heads in `out` and `lse` must be this call's alone.
-    unsafe fn run(&self, room: &mut [f32], ahead: &mut Ahead, out: Out, lse: Out) {
-        let Task { inputs, sizes, b, kv_head, ref units } = *self;
+    unsafe fn run(&self, sizes: Sizes, room: &mut [f32], ahead: &mut Ahead, out: Out, lse: Out) {
+        let Task { inputs, b, kv_head, ref units } = *self;
         let (shape, level) = (inputs.shape, inputs.level);
         let (keys, rest) = room.split_at_mut(sizes.keys());
         let (k, keys) = keys.split_at_mut(KEYS * sizes.d_head);
         let (v, scores) = keys.split_at_mut(KEYS * sizes.v_row);
-        for ((strip, h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
+        for (([strip], h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
             let query = inputs.query(b, strip.first, *h);
             let q = inputs.queries(inputs.q, query, strip.rows, sizes.d_head);
             let [to, out, max, sum] = sizes.split(unit);
@@ -150,13 +168,13 @@ impl Task<'_> {
             max.fill(f32::MIN);
             sum.fill(0.0);
         }
-        for (from, count) in self.blocks() {
+        for (from, count) in self.blocks(KEYS) {
             let key = inputs.key(b, from, kv_head);
             let padded = count.next_multiple_of(ROWS);
             let (from_k, to) = (inputs.keys(inputs.k, key, count, shape.d_head), &mut k[..padded * sizes.d_head]);
             simd::run(level, ToPanels { from: from_k, to, width: ROWS, factor: 1.0 });
             copy_rows(inputs.keys(inputs.v, key, count, shape.d_value), &mut v[..padded * sizes.v_row], sizes.v_row);
-            for ((strip, h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
+            for (([strip], h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
                 let ranges = strip.within(from, count);
                 let score = Score::new(shape, *h);
                 let [q, out, max, sum] = sizes.split(unit);
@@ -167,7 +185,7 @@ impl Task<'_> {
                 );
             }
         }
-        for ((strip, h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
+        for (([strip], h), unit) in units.iter().zip(rest.chunks_exact_mut(sizes.unit())) {
             let [_, from, max, sum] = sizes.split(unit);
             // SAFETY: these rows are ours, by the caller's promise.
             unsafe {
@@ -191,7 +209,7 @@ impl Sizes {
 }
 
 /// Turns each query's sum into what its output is to be multiplied by.
-fn finish(strip: &Strip, lse: &mut [f32], max: &[f32], sum: &mut [f32]) {
+pub(super) fn finish(strip: &Strip, lse: &mut [f32], max: &[f32], sum: &mut [f32]) {
     for r in 0..strip.rows {
         lse[r] = max[r] * LN_2 + sum[r].ln();
         sum[r] = sum[r].recip();

@@ -98,7 +98,7 @@ impl<'a> Unit<'a> {
 }
 
 /// Cuts a buffer into pieces.
-fn cut<const N: usize>(mut room: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
+pub(super) fn cut<const N: usize>(mut room: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
     lengths.map(|len| {
         let (piece, rest) = std::mem::take(&mut room).split_at_mut(len);
         room = rest;

@@ -208,8 +208,11 @@ fn bits(x: __m256bh) -> __m256i {
 }
 
 /// Each number, times `up`, twice in a word.
+///
+/// # Safety
+/// The CPU must have the instructions; `to` takes as many words as there are numbers.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn doubled(from: &[f32], to: *mut u32, up: f32) {
+pub unsafe fn doubled(from: &[f32], to: *mut u32, up: f32) {
     let factor = _mm512_set1_ps(up);
     for i in (0..from.len()).step_by(16) {
         let mask = ((1u32 << (from.len() - i).min(16)) - 1) as u16;
@@ -222,9 +225,12 @@ unsafe fn doubled(from: &[f32], to: *mut u32, up: f32) {
     }
 }
 
-/// Neighbouring columns side by side.
+/// Neighbouring columns side by side; gives their scale.
+///
+/// # Safety
+/// The CPU must have the instructions; `to` takes as many halves as there are numbers, a multiple of 16.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn halves(from: &[f32], to: *mut u16) -> f32 {
+pub unsafe fn halves(from: &[f32], to: *mut u16) -> f32 {
     let (up, down) = scales(largest(from));
     let factor = _mm512_set1_ps(up);
     for (i, x) in from.as_chunks::<16>().0.iter().enumerate() {
@@ -301,7 +307,7 @@ unsafe fn widen(from: *const u16, to: &mut [f32], scale: Option<f32>) {
 
 /// The largest absolute value, as the bits of a float: they order like numbers, and infinity and NaN come last.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn largest(x: &[f32]) -> u32 {
+pub fn largest(x: &[f32]) -> u32 {
     let mut top = _mm512_setzero_si512();
     let sign = _mm512_set1_epi32(i32::MAX);
     let (chunks, rest) = x.as_chunks::<16>();
@@ -315,7 +321,7 @@ fn largest(x: &[f32]) -> u32 {
 
 /// The power of two that brings the largest number into 8..16, and its inverse. Without a finite largest number above
 /// 0, and beyond 2^±120, there is nothing to gain.
-fn scales(largest: u32) -> (f32, f32) {
+pub fn scales(largest: u32) -> (f32, f32) {
     let exponent = (largest >> 23) as i32 - 127;
     if largest == 0 || exponent == 128 {
         return (1.0, 1.0);
