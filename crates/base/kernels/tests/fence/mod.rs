@@ -31,6 +31,10 @@ mod quant;
 mod recurrent;
 #[path = "../scan.rs"]
 mod scan;
+#[path = "../sizes.rs"]
+mod sizes;
+#[path = "../sizes_layers.rs"]
+mod sizes_layers;
 
 /// Which end of a slice touches the fence; there is one at the other end too, up to a page away.
 #[expect(dead_code, reason = "each of the two programs has one of them")]
