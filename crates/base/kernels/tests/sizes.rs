@@ -131,6 +131,8 @@ fn norms() {
     });
 }
 
+type GatedBackward = fn(Activation, &[f32], &[f32], &[f32], &mut [f32], &mut [f32]);
+
 #[test]
 fn rows_and_elements() {
     at_every_level(|| {
@@ -150,7 +152,7 @@ fn rows_and_elements() {
                 fill_alike(&what, len, fast, |dx| reference::activation_backward(f, &x, &dy, dx));
                 let fast = |y: &mut [f32]| gated_forward(f, &x, &dy, y);
                 fill_alike(&what, len, fast, |y| reference::gated_forward(f, &x, &dy, y));
-                let both = |backward: fn(Activation, &[f32], &[f32], &[f32], &mut [f32], &mut [f32]), d: &mut [f32]| {
+                let both = |backward: GatedBackward, d: &mut [f32]| {
                     let (gate, up) = d.split_at_mut(len);
                     backward(f, &x, &dy, &x, gate, up);
                 };
@@ -244,13 +246,16 @@ fn optimizers() {
     });
 }
 
+/// A step of the kernel or of its definition, with two moments.
+type Rule<'a, T> = &'a dyn Fn(bool, &mut [f32], &mut [T], &mut [T]);
+
 /// One step of every rule with moments of `T`; they differ from their definitions by `tolerance` at most.
 fn each_rule<T: Moment>(shape: (usize, usize), tolerance: f32) {
     let (rows, cols) = shape;
     let (len, step, lr, weight_decay, grad_scale) = (rows * cols, 1, 0.01, 0.1, 0.5);
     let start = noise(len, 1);
     let g = noise(len, 2);
-    let check = |name: &str, rule: &dyn Fn(bool, &mut [f32], &mut [T], &mut [T])| {
+    let check = |name: &str, rule: Rule<T>| {
         let run = |fast: bool| {
             let zeros = || vec![T::from_f32(0.0, 0); len];
             let (mut p, mut m, mut v) = (start.clone(), zeros(), zeros());
