@@ -40,7 +40,7 @@ bench-train *args:
 test-checked:
     CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo test -p cupola-kernels
 
-# Every memory access of the portable kernels; needs `rustup component add miri rust-src --toolchain nightly`
+# Every memory access of the portable kernels, slowly (name a test, e.g. `just miri -- scans`); needs `rustup component add miri rust-src --toolchain nightly`
 miri *args:
     MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-permissive-provenance -Zmiri-ignore-leaks" \
         cargo +nightly miri test -p cupola-kernels --test sizes --test sizes_layers "$@"

@@ -1,4 +1,5 @@
-//! Every kernel on nothing, on one number and on a few odd sizes, against its definition; small enough for Miri.
+//! Every kernel on nothing, on one number and on a few odd sizes, against its definition. Also what Miri is to run: it takes
+//! minutes for some of these tests.
 mod common;
 use common::{assert_close, at_every_level, noise};
 use cupola_kernels::*;
