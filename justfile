@@ -36,6 +36,15 @@ bench:
 bench-train *args:
     bench/train/run.sh "$@"
 
+# The kernels' working memory checked too: their tests with debug assertions, among them those with fenced slices
+test-checked:
+    CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo test -p cupola-kernels
+
+# Every memory access of the portable kernels, slowly (name a test, e.g. `just miri -- scans`); needs `rustup component add miri rust-src --toolchain nightly`
+miri *args:
+    MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-permissive-provenance -Zmiri-ignore-leaks" \
+        cargo +nightly miri test -p cupola-kernels --test sizes --test sizes_layers "$@"
+
 # Licences, advisories and sources of the dependencies; needs cargo-deny
 deny:
     cargo deny check

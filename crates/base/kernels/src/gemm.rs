@@ -44,7 +44,7 @@ pub struct Mat<'a> {
 impl<'a> Mat<'a> {
     /// A row-major matrix.
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
-        assert!(data.len() >= rows * cols, "Mat: {} floats cannot hold [{rows}, {cols}]", data.len());
+        assert!(data.len() >= rows.saturating_mul(cols), "Mat: {} floats cannot hold [{rows}, {cols}]", data.len());
         Mat { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
@@ -66,7 +66,10 @@ impl<'a> Mat<'a> {
 
     fn check(&self, name: &str) {
         if self.rows > 0 && self.cols > 0 {
-            let need = (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride + 1;
+            // Saturating: a sum that wrapped around would let a view reach outside its data.
+            let last = |count: usize, stride: usize| (count - 1).saturating_mul(stride);
+            let need = last(self.rows, self.row_stride).saturating_add(last(self.cols, self.col_stride));
+            let need = need.saturating_add(1);
             assert!(
                 self.data.len() >= need,
                 "matmul: {name} [{}, {}] with strides ({}, {}) needs {need} floats, but there are {}",
@@ -145,7 +148,14 @@ pub fn matmul(c: &mut [f32], a: Mat, b: Mat, accumulate: bool) {
 /// [`matmul`] with factors of another precision, or with a bias.
 pub fn matmul_with(c: &mut [f32], a: Mat, b: Mat, how: How) {
     assert_eq!(a.cols, b.rows, "matmul: a is [{}, {}], b is [{}, {}]", a.rows, a.cols, b.rows, b.cols);
-    assert_eq!(c.len(), a.rows * b.cols, "matmul: c has {} floats, a · b is [{}, {}]", c.len(), a.rows, b.cols);
+    assert_eq!(
+        c.len(),
+        a.rows.saturating_mul(b.cols),
+        "matmul: c has {} floats, a · b is [{}, {}]",
+        c.len(),
+        a.rows,
+        b.cols
+    );
     if let Some(bias) = how.bias {
         assert_eq!(bias.len(), b.cols, "matmul: a bias of {} numbers, but c has {} columns", bias.len(), b.cols);
     }
@@ -199,7 +209,7 @@ impl Factor<'_> {
 
 fn check_rows((c, stride): (&[f32], usize), a: Mat, (k, n): (usize, usize)) {
     assert_eq!(a.cols, k, "matmul: a is [{}, {}], b is [{k}, {n}]", a.rows, a.cols);
-    let room = stride >= n && c.len() == a.rows * stride;
+    let room = stride >= n && c.len() == a.rows.saturating_mul(stride);
     assert!(room, "matmul: c has {} floats {stride} to a row, a · b is [{}, {n}]", c.len(), a.rows);
     a.check("a");
 }

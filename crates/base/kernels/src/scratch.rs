@@ -11,7 +11,12 @@ thread_local! {
 }
 
 /// Calls `f` with `len` floats of unspecified content, aligned to 64 bytes. Calls may nest.
+///
+/// A build with debug assertions gives floats of [`UNWRITTEN`] and asserts that none outside of them was written.
 pub fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    if cfg!(debug_assertions) {
+        return with_checks(len, f);
+    }
     let mut buffer = POOL.with_borrow_mut(|pool| {
         let fit = pool.iter().position(|b| b.len() >= len + LINE);
         let fit = fit.or(pool.len().checked_sub(1));
@@ -26,7 +31,20 @@ pub fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     result
 }
 
-/// Floats aligned to 64 bytes, zeros at first.
+/// A not-a-number: what is read before it is written, or outside, shows in the result.
+const UNWRITTEN: u32 = 0x7FC5_C5C5;
+
+/// New memory every time, as short as it can be.
+fn with_checks<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut buffer = vec![f32::from_bits(UNWRITTEN); LINE + len + LINE];
+    let start = 1 + buffer[1..].as_ptr().align_offset(64).min(LINE - 1);
+    let result = f(&mut buffer[start..start + len]);
+    let around = buffer[..start].iter().chain(&buffer[start + len..]);
+    assert!(around.into_iter().all(|x| x.to_bits() == UNWRITTEN), "working memory of {len} floats was written outside");
+    result
+}
+
+/// Floats aligned to 64 bytes, zeros at first; those around them are [`UNWRITTEN`].
 pub struct Buffer {
     data: Vec<f32>,
     start: usize,
@@ -35,8 +53,10 @@ pub struct Buffer {
 
 impl Buffer {
     pub fn new(len: usize) -> Self {
-        let data = vec![0.0; len + LINE];
+        let mut data = vec![0.0; len + LINE];
         let start = data.as_ptr().align_offset(64).min(LINE);
+        data[..start].fill(f32::from_bits(UNWRITTEN));
+        data[start + len..].fill(f32::from_bits(UNWRITTEN));
         Buffer { data, start, len }
     }
 }

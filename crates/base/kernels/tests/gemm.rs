@@ -1,7 +1,7 @@
 //! Matrix products against plain loops.
 mod common;
 use common::{assert_close, assert_same_on_any_threads, at_every_level, noise};
-use cupola_kernels::{Mat, matmul, reference};
+use cupola_kernels::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with, reference};
 
 /// Rows, inner length, columns.
 type Shape = (usize, usize, usize);
@@ -99,6 +99,75 @@ fn unusual_strides_are_followed() {
     });
 }
 
+/// Rows and columns in any order and any distance; what lies between them is no number and must not be seen.
+#[test]
+fn views_with_gaps_give_the_products_of_their_copies() {
+    let draw = noise(6 * 40, 9);
+    let mut draw = draw.iter().map(|x| (x.abs() * 1000.0) as usize);
+    let mut up_to = |most: usize| draw.next().expect("enough numbers") % (most + 1);
+    for _ in 0..40 {
+        let (m, k, n) = (1 + up_to(80), 1 + up_to(40), 1 + up_to(70));
+        let (a, b) = (Gapped::new((m, k), up_to(9)), Gapped::new((k, n), up_to(9)));
+        at_every_level(|| {
+            for (a, b) in [(a.rows(), b.rows()), (a.columns(), b.rows()), (a.rows(), b.columns()), (a.both(), b.both())]
+            {
+                for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+                    let (mut got, mut packed, mut want) = (vec![1.0; m * n], vec![1.0; m * n], vec![1.0; m * n]);
+                    matmul_with(&mut got, a, b, How { accumulate: true, precision, bias: None });
+                    matmul_packed(&mut packed, a, &PackedB::new(b, precision), true);
+                    reference::matmul(&mut want, a, b, true);
+                    assert!(got == want && packed == want, "{precision:?} {m}x{k}x{n}");
+                }
+            }
+        });
+    }
+}
+
+/// Small whole numbers, which every precision holds, in three layouts with gaps.
+struct Gapped {
+    shape: (usize, usize),
+    gap: usize,
+    layouts: [Vec<f32>; 3],
+}
+
+impl Gapped {
+    fn new(shape: (usize, usize), gap: usize) -> Self {
+        let mut new = Gapped { shape, gap, layouts: [(); 3].map(|()| vec![]) };
+        let (rows, cols) = shape;
+        let numbers: Vec<f32> = noise(rows * cols, 1).iter().map(|x| (x * 3.0).round()).collect();
+        for which in 0..3 {
+            let (down, right) = new.strides(which);
+            let mut data = vec![f32::NAN; (rows - 1) * down + (cols - 1) * right + 1];
+            numbers.iter().enumerate().for_each(|(i, x)| data[i / cols * down + i % cols * right] = *x);
+            new.layouts[which] = data;
+        }
+        new
+    }
+
+    /// Rows whose numbers are neighbours, columns whose are, neither.
+    fn strides(&self, which: usize) -> (usize, usize) {
+        let (rows, cols) = self.shape;
+        [(cols + self.gap, 1), (1, rows + self.gap), (3 * cols + self.gap, 3)][which]
+    }
+
+    fn view(&self, which: usize) -> Mat<'_> {
+        let ((rows, cols), (row_stride, col_stride)) = (self.shape, self.strides(which));
+        Mat { data: &self.layouts[which], rows, cols, row_stride, col_stride }
+    }
+
+    fn rows(&self) -> Mat<'_> {
+        self.view(0)
+    }
+
+    fn columns(&self) -> Mat<'_> {
+        self.view(1)
+    }
+
+    fn both(&self) -> Mat<'_> {
+        self.view(2)
+    }
+}
+
 #[test]
 fn threads_change_no_bit() {
     for (m, k, n) in [(1, 900, 700), (7, 500, 300), (40, 300, 200), (300, 700, 130), (31, 2000, 1100), (257, 64, 999)] {
@@ -123,4 +192,18 @@ fn mismatched_sides_are_named() {
 fn views_outside_their_data_are_refused() {
     let a = Mat { data: &[0.0; 5], rows: 2, cols: 3, row_stride: 3, col_stride: 1 };
     matmul(&mut [0.0; 4], a, Mat::new(&[0.0; 6], 3, 2), false);
+}
+
+#[test]
+#[should_panic(expected = "needs 18446744073709551615 floats")]
+fn strides_beyond_every_address_are_refused() {
+    let a = Mat { data: &[0.0; 5], rows: 3, cols: 1, row_stride: 1 << 63, col_stride: 1 };
+    matmul(&mut [0.0; 3], a, Mat::new(&[0.0; 1], 1, 1), false);
+}
+
+#[test]
+#[should_panic(expected = "c has 0 floats")]
+fn a_result_beyond_every_address_is_refused() {
+    let a = Mat { data: &[0.0], rows: 1 << 32, cols: 1, row_stride: 0, col_stride: 1 };
+    matmul(&mut [], a, a.t(), false);
 }

@@ -2,9 +2,23 @@
 
 use super::AttentionShape;
 use super::strip::Strip;
-use super::tile::{ROWS, Tile};
+use super::tile::Tile;
 use crate::simd::Simd;
 use std::f32::consts::{LN_2, LOG2_E};
+
+/// Replaces each vector of a tile, `$x` at row `$r` and column `$c`. A macro, as a closure that is not inlined has none of
+/// the instructions of the function around it.
+macro_rules! each {
+    ($tile:expr, $r:pat, $c:pat, $x:pat => $new:expr) => {
+        for (r, row) in $tile.iter_mut().enumerate() {
+            for (c, vector) in row.iter_mut().enumerate() {
+                let ($r, $c, $x) = (r, c, *vector);
+                *vector = $new;
+            }
+        }
+    };
+}
+pub(super) use each;
 
 /// The score function of one head.
 #[derive(Clone, Copy)]
@@ -36,14 +50,14 @@ impl Score {
         first: usize,
     ) {
         if let Some(cap) = self.cap {
-            each(tile, |_, _, x| s.mul(s.tanh(x), s.splat(cap)));
+            each!(tile, _, _, x => s.mul(s.tanh(x), s.splat(cap)));
         }
         if self.slope != 0.0 {
-            each(tile, |r, c, x| s.add(x, self.bias(s, strip, key + r, first + c)));
+            each!(tile, r, c, x => s.add(x, self.bias(s, strip, key + r, first + c)));
         }
         if !strip.covers(key, first, C) {
             let none = s.splat(f32::NEG_INFINITY);
-            each(tile, |r, c, x| strip.keep(s, x, none, key + r, first + c));
+            each!(tile, r, c, x => strip.keep(s, x, none, key + r, first + c));
         }
     }
 
@@ -67,16 +81,6 @@ impl Score {
         // Not below -1: minus infinity stands for keys that are not attended.
         let t = s.max(s.splat(-1.0), s.mul(capped, s.splat(cap.recip())));
         s.sub(s.splat(1.0), s.mul(t, t))
-    }
-}
-
-/// Replaces each vector of a tile.
-#[inline(always)]
-pub fn each<V: Copy, const C: usize>(tile: &mut Tile<V, C>, f: impl Fn(usize, usize, V) -> V) {
-    for r in 0..ROWS {
-        for c in 0..C {
-            tile[r][c] = f(r, c, tile[r][c]);
-        }
     }
 }
 

@@ -222,13 +222,13 @@ impl Step<'_, '_> {
                 (0..ROWS).for_each(|r| d[r][c] = s.sub(d[r][c], delta));
             }
             if self.score.is_capped() {
-                each(&mut d, |r, c, x| {
+                each!(d, r, c, x => {
                     let score = s.load(probs.add(r * stride + c * S::LANES));
                     s.mul(x, self.score.slope(s, score, strip, key + r, first + c))
                 });
             }
             if !strip.covers(key, first, C) {
-                each(&mut d, |r, c, x| strip.keep(s, x, s.zero(), key + r, first + c));
+                each!(d, r, c, x => strip.keep(s, x, s.zero(), key + r, first + c));
             }
             let d_scores = self.block.d_scores.as_mut_ptr().add(j * stride + queries);
             for c in 0..C {

@@ -1,0 +1,6 @@
+//! All tests with memory that may not be touched right after every slice.
+#![cfg(all(unix, not(miri)))]
+mod fence;
+
+#[global_allocator]
+static ALLOCATOR: fence::Fence = fence::Fence(fence::End::Last);
