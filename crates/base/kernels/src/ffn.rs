@@ -69,7 +69,19 @@ const BLOCK: usize = 1 << 18;
 /// Rows of a block are a multiple of every tile's, so that blocks cut no group of rows that share a scale.
 const GROUP: usize = 84;
 /// Gradients between the products that exist at once, of each layer.
-const CHUNK: usize = 1 << 21;
+const CHUNK: usize = 1 << 20;
+
+/// Of how many of `rows` rows the backward pass has the gradients between the products at once: about as many in each
+/// chunk.
+pub fn feed_forward_rows(rows: usize, d_ff: usize) -> usize {
+    let chunks = (rows * d_ff).div_ceil(CHUNK).max(1);
+    rows.div_ceil(chunks).next_multiple_of(GROUP).min(rows).max(1)
+}
+
+/// Words that are kept of a row of `width` numbers between the products.
+pub fn feed_forward_kept(width: usize, precision: Precision) -> usize {
+    Kept::new(simd::level(), precision).words(width)
+}
 
 /// The layer's output, and with `keep` what the backward pass needs.
 pub fn feed_forward(l: &FeedForward, x: &[f32], y: &mut [f32], keep: bool) -> FeedForwardKept {
@@ -144,7 +156,7 @@ pub fn feed_forward_backward(
         up: grads(wants.up, l.up),
         down: grads(wants.down, l.down),
     };
-    let chunk = l.chunk(rows);
+    let chunk = feed_forward_rows(rows, ff);
     let gates = if gated { chunk * ff } else { 0 };
     // Not working memory that the thread keeps: later gradients take its place.
     let mut wide = room(gates + 2 * chunk * ff);
@@ -257,12 +269,6 @@ impl FeedForward<'_> {
         let width = self.d_ff * if self.gate.is_some() { 2 } else { 1 };
         let block = (BLOCK / width.max(1) / GROUP).max(1) * GROUP;
         (block, rows.div_ceil(block))
-    }
-
-    /// Rows whose gradients between the products exist at once: about as many in each chunk.
-    fn chunk(&self, rows: usize) -> usize {
-        let chunks = (rows * self.d_ff).div_ceil(CHUNK).max(1);
-        rows.div_ceil(chunks).next_multiple_of(GROUP).min(rows).max(1)
     }
 
     /// The rows of `x`, with all lengths checked.

@@ -39,7 +39,7 @@ pub use experts::{
 };
 pub use ffn::{
     Affine, AffineGrads, FeedForward, FeedForwardGrads, FeedForwardKept, FeedForwardWants, feed_forward,
-    feed_forward_backward,
+    feed_forward_backward, feed_forward_kept, feed_forward_rows,
 };
 pub use gemm::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with};
 pub use loss::{

@@ -102,7 +102,7 @@ fn rows_go_in_chunks_and_blocks_of_any_length() {
         let case = Case::new(rows, 6, 10);
         check(&case, &case.layer(Activation::GeluTanh, (true, true), Precision::F32), 1e-4);
     }
-    // Two chunks of 420 and 330 rows.
+    // Chunks of 252, 252 and 246 rows.
     let case = Case::new(750, 3, 3000);
     check(&case, &case.layer(Activation::Silu, (true, false), Precision::F32), 1e-4);
 }

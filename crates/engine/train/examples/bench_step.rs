@@ -115,7 +115,8 @@ fn main() {
         }
     }
     times.sort_by(f64::total_cmp);
-    let planned = 13.0 / 12.0 * (16.0 * spec.parameters() as f64 + spec.activation_bytes(tokens, recompute));
+    let activations = spec.activation_bytes(tokens, recompute, precision);
+    let planned = 13.0 / 12.0 * (16.0 * spec.parameters() as f64 + activations);
     let flops = spec.train_flops_per_token(case.seq) / if forward { 3.0 } else { 1.0 };
     println!(
         "{}",

@@ -1,7 +1,7 @@
 //! The numbers that make a decoder, and where its weights come from.
 
 use cupola_artifact::Result;
-use cupola_ops::Activation;
+use cupola_ops::{Activation, Precision};
 
 use crate::linear::Linear;
 use crate::norm::NormKind;
@@ -108,20 +108,22 @@ impl DecoderSpec {
 
     /// Bytes that a training step on the CPU takes for `rows` tokens at once besides parameters, gradients and optimizer
     /// state: what the blocks keep for the backward pass, or with `recompute` their inputs and one block's; one block's
-    /// gradients; and the loss's logits, 16-bit weights and gradients.
-    pub fn activation_bytes(&self, rows: usize, recompute: bool) -> f64 {
-        let (d, f) = (self.d_model, self.d_ff);
+    /// gradients; and the loss's logits, packed weights and gradients.
+    pub fn activation_bytes(&self, rows: usize, recompute: bool, precision: Precision) -> f64 {
+        let d = self.d_model;
         let (q, kv) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
-        let wide = match self.ffn {
-            FfnKind::Gated(_) => 3 * f,
-            FfnKind::Plain(_) => 2 * f,
+        let widened = match self.ffn {
+            FfnKind::Gated(_) => 2,
+            FfnKind::Plain(_) => 1,
         };
+        let kept = cupola_ops::feed_forward_kept(widened * self.d_ff, precision);
         // The stream before both norms and both normed; queries, keys, values, the mix and its log-sum-exp.
-        let block = 4 * d + 2 * q + 2 * kv + self.n_heads + wide;
+        let block = 4 * d + 2 * q + 2 * kv + self.n_heads + kept;
         let kept = if recompute { self.n_layers * d + block } else { self.n_layers * block };
+        let wide = (widened + 1) * self.d_ff * cupola_ops::feed_forward_rows(rows, self.d_ff);
         let logits = cupola_ops::loss_rows(rows, self.vocab_size) * self.vocab_size;
-        let numbers = rows * (kept + wide + 3 * d) + logits + self.vocab_size * d;
-        4.0 * numbers as f64
+        let packed = if cupola_ops::loss_packs(rows, self.vocab_size) { self.vocab_size * d } else { 0 };
+        4.0 * (rows * (kept + 3 * d) + wide + logits + packed) as f64
     }
 }
 

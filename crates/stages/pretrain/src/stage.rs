@@ -129,7 +129,8 @@ impl Configured for Pretraining {
         let flops = spec.train_flops_per_token(self.derived.seq_len) * tokens as f64;
         let parameters = spec.parameters() as f64;
         let at_once = self.derived.micro_batch.min(self.sequences());
-        let activations = spec.activation_bytes(at_once * self.derived.seq_len, self.config.activation_checkpointing);
+        let (rows, precision) = (at_once * self.derived.seq_len, self.config.precision.resolve());
+        let activations = spec.activation_bytes(rows, self.config.activation_checkpointing, precision);
         // Parameters and gradients, a second time where several micro-batches add up, and what the optimizer remembers.
         let gradients = if at_once < self.sequences() { 8.0 } else { 4.0 };
         let state = 4.0 + gradients + Optimizer::new(&self.optimizer())?.bytes_per_parameter();

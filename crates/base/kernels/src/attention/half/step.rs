@@ -200,12 +200,12 @@ impl Step<'_, '_, '_> {
         let mut d: Tile<__m512, 1> = self.between.slopes.tile(v, self.unit.info[1] * self.block.info[1]);
         let (lse, delta) = (s.at(self.unit.lse, v * MAX_LANES), s.at(self.unit.delta, v * MAX_LANES));
         let lse = s.sub(lse, s.splat(LIFT));
-        each(&mut d, |_, _, x| s.sub(x, delta));
+        each!(d, _, _, x => s.sub(x, delta));
         if self.score.is_capped() {
-            each(&mut d, |r, _, x| s.mul(x, self.score.slope(s, scores[r][0], strip, key + r, within)));
+            each!(d, r, _, x => s.mul(x, self.score.slope(s, scores[r][0], strip, key + r, within)));
         }
         if !strip.covers(key, within, 1) {
-            each(&mut d, |r, _, x| strip.keep(s, x, s.zero(), key + r, within));
+            each!(d, r, _, x => strip.keep(s, x, s.zero(), key + r, within));
         }
         let at = j * QUERIES + v * MAX_LANES;
         let probs = self.between.probs[at..].as_mut_ptr();
