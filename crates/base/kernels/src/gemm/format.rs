@@ -58,13 +58,18 @@ impl Precision {
     }
 }
 
+/// Instructions on 16-bit numbers and on vectors shorter than 512 bits.
+#[cfg(target_arch = "x86_64")]
+fn has_narrow() -> bool {
+    is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl")
+}
 #[cfg(target_arch = "x86_64")]
 fn native_bf16() -> bool {
-    Avx512::new().is_some() && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw")
+    Avx512::new().is_some() && is_x86_feature_detected!("avx512bf16") && has_narrow()
 }
 #[cfg(target_arch = "x86_64")]
 fn native_f16() -> bool {
-    Avx512::new().is_some() && is_x86_feature_detected!("avx512fp16") && is_x86_feature_detected!("avx512bw")
+    Avx512::new().is_some() && is_x86_feature_detected!("avx512fp16") && has_narrow()
 }
 #[cfg(target_arch = "x86_64")]
 fn amd() -> bool {

@@ -246,7 +246,7 @@ pub unsafe fn halves(from: &[f32], to: *mut u16) -> f32 {
 /// Keeps a row as 16-bit numbers, two in a word, and behind them the row's scale.
 ///
 /// # Safety
-/// The CPU must have AVX-512 F and BW and the format's instructions.
+/// The CPU must have AVX-512 F, BW and VL and the format's instructions.
 pub unsafe fn keep(row: &[f32], to: &mut [f32], format: Format) {
     let words = row.len().div_ceil(2);
     assert!(to.len() > words, "keep: {} words for {} numbers", to.len(), row.len());
