@@ -1,17 +1,25 @@
 //! Families of models: one file each with its configuration and its weight names, and model directories.
 
 mod adapter;
+mod albert;
+mod bert;
 mod config;
+mod distilbert;
+mod electra;
 mod family;
 mod fused;
 mod gpt2;
 mod likeness;
 mod llama;
+mod longformer;
 mod model;
+mod modernbert;
 mod names;
 mod network;
 mod rearrange;
+mod roberta;
 mod source;
+mod tasks;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
@@ -23,4 +31,15 @@ pub use network::{Network, Spec};
 pub use rearrange::Rearrangement;
 
 /// Every family.
-pub const ALL: &[&dyn Family] = &[&llama::Llama, &gpt2::Gpt2];
+pub const ALL: &[&dyn Family] = &[
+    &llama::Llama,
+    &gpt2::Gpt2,
+    &bert::Bert,
+    &roberta::ROBERTA,
+    &roberta::XLM_ROBERTA,
+    &albert::Albert,
+    &distilbert::DistilBert,
+    &electra::Electra,
+    &modernbert::ModernBert,
+    &longformer::Longformer,
+];

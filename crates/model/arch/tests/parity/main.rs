@@ -11,6 +11,7 @@ use cupola_nn::Module;
 use cupola_testkit::{Golden, assert_close, fixture};
 
 mod causal;
+mod encoder;
 
 /// A test for each fixture, and their names.
 macro_rules! fixtures {
@@ -29,6 +30,25 @@ fixtures! {
     parity_llama: "llama",
     parity_llama_linear_rope: "llama-linear-rope",
     parity_llama_sharded_bf16: "llama-sharded-bf16",
+    parity_bert_mlm: "bert-mlm",
+    parity_bert_seqcls: "bert-seqcls",
+    parity_bert_tokcls: "bert-tokcls",
+    parity_roberta_mlm: "roberta-mlm",
+    parity_roberta_seqcls: "roberta-seqcls",
+    parity_roberta_tokcls: "roberta-tokcls",
+    parity_albert_mlm: "albert-mlm",
+    parity_albert_seqcls: "albert-seqcls",
+    parity_albert_tokcls: "albert-tokcls",
+    parity_distilbert_mlm: "distilbert-mlm",
+    parity_distilbert_seqcls: "distilbert-seqcls",
+    parity_electra_mlm: "electra-mlm",
+    parity_electra_pretraining: "electra-pretraining",
+    parity_electra_seqcls: "electra-seqcls",
+    parity_modernbert_mlm: "modernbert-mlm",
+    parity_modernbert_seqcls: "modernbert-seqcls",
+    parity_modernbert_tokcls: "modernbert-tokcls",
+    parity_longformer_mlm: "longformer-mlm",
+    parity_llama_seqcls: "llama-seqcls",
 }
 
 /// Fixtures of models that see or draw, which are no text architectures.
@@ -64,6 +84,7 @@ fn check(dir: &Path) {
     let model = Model::load(dir, &Device::flex()).unwrap_or_else(|e| panic!("{}: {}", dir.display(), e.chain()));
     match &model.network {
         Network::Decoder(_) => causal::check(&golden, &model),
+        Network::Encoder(_) => encoder::check(&golden, &model),
     }
     counts_are_exact(&model);
     saved_equals_loaded(&model, dir);
