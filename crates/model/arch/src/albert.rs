@@ -96,7 +96,7 @@ impl Family for Albert {
     fn rearrangements(&self, spec: &Spec) -> Vec<Rearrangement> {
         let Spec::Encoder(encoder) = spec else { return vec![] };
         let inner = encoder.shared.map_or(1, |shared| shared.inner);
-        let block = |i: usize| Rearrangement::Renamed {
+        let block = |i: usize| Rearrangement::Moved {
             file: format!("albert.encoder.albert_layer_groups.{}.albert_layers.{}.", i / inner, i % inner),
             name: format!("albert.layers.{i}."),
         };

@@ -146,7 +146,7 @@ pub(crate) fn bare(spec: &Spec, model: &str) -> Vec<Rearrangement> {
     let Spec::Encoder(encoder) = spec else { return vec![] };
     match encoder.head {
         Some(head) if head.out.is_some() => vec![],
-        _ => vec![Rearrangement::Renamed { file: String::new(), name: format!("{model}.") }],
+        _ => vec![Rearrangement::Moved { file: String::new(), name: format!("{model}.") }],
     }
 }
 

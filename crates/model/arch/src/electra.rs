@@ -1,7 +1,7 @@
 //! ELECTRA (Clark et al. 2020): BERT that learns which tokens a small generator replaced; both are of this family.
 
 use cupola_artifact::Result;
-use cupola_nn::{Activation, DenseSpec, HeadSpec, Squash, Task};
+use cupola_nn::{Activation, DenseSpec, HeadSpec, Output, Squash, Task};
 use serde_json::{Map, Value, json};
 
 use crate::bert::{self, BertLike, bert_names};
@@ -41,6 +41,7 @@ impl Family for Electra {
             replaced: Some(HeadSpec { dense, ..HeadSpec::linear(Task::Replaced, None, 1) }),
             text: HeadSpec { dense: Some(gelu(like.d_model)), ..bert.text },
             summary: None,
+            untied: Output::Linear { width: 0, bias: true },
             ..bert
         };
         like.spec(config)

@@ -3,19 +3,29 @@
 mod adapter;
 mod albert;
 mod bert;
+mod bloom;
 mod config;
 mod distilbert;
 mod electra;
+mod falcon;
 mod family;
 mod fused;
+mod gemma2;
+mod gemma3;
 mod gpt2;
+mod gpt_neox;
 mod likeness;
 mod llama;
 mod longformer;
+mod mistral;
 mod model;
 mod modernbert;
 mod names;
 mod network;
+mod opt;
+mod phi3;
+mod qwen2;
+mod qwen3;
 mod rearrange;
 mod roberta;
 mod source;
@@ -42,4 +52,14 @@ pub const ALL: &[&dyn Family] = &[
     &electra::Electra,
     &modernbert::ModernBert,
     &longformer::Longformer,
+    &mistral::Mistral,
+    &qwen2::Qwen2,
+    &qwen3::Qwen3,
+    &phi3::Phi3,
+    &gemma2::Gemma2,
+    &gemma3::Gemma3,
+    &gpt_neox::GptNeox,
+    &opt::Opt,
+    &bloom::Bloom,
+    &falcon::Falcon,
 ];
