@@ -138,6 +138,7 @@ mod tests {
             "loss-dpo",
             "optimizers",
             "recurrent",
+            "sampling",
             "schedules",
         ] {
             let golden = Golden::load(name);
