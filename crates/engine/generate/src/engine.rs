@@ -139,14 +139,7 @@ impl Engine {
         if let Some(id) = request.prompt.iter().find(|id| **id as usize >= vocab) {
             return Err(Error::usage(format!("the prompt has the token {id}, but the model knows only {vocab}")));
         }
-        let params = &request.params;
-        if !(params.temperature >= 0.0 && params.temperature.is_finite()) {
-            return Err(Error::usage(format!("`temperature` must be 0 or more, not {}", params.temperature)));
-        }
-        if !(0.0..=1.0).contains(&params.top_p) {
-            return Err(Error::usage(format!("`top_p` must be from 0 to 1, not {}", params.top_p)));
-        }
-        Ok(())
+        request.params.check(vocab).map_err(|unfit| Error::usage(unfit.message))
     }
 
     /// Generates one text and waits for it.

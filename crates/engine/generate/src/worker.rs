@@ -91,8 +91,9 @@ impl Active {
 
     /// Takes the logits after its last token; the ending, if this was the last.
     fn advance(&mut self, logits: &[f32], stop_ids: &[u32], max_seq_len: usize) -> Option<Ending> {
-        let Some(token) = self.sampler.sample(logits) else {
-            return Some(Ending::Failed("the model's logits are not finite numbers".into()));
+        let token = match self.sampler.sample(logits) {
+            Ok(token) => token,
+            Err(error) => return Some(Ending::Failed(error.chain())),
         };
         self.first_token.get_or_insert_with(Instant::now);
         self.slot.push(token);
@@ -197,8 +198,8 @@ impl Worker {
         let Request { prompt, params } = request;
         Active {
             prompt_len: prompt.len(),
+            sampler: Sampler::new(&params, seed).with_prompt(&prompt, &self.stop_ids),
             slot: Slot::new(self.decoder.spec(), prompt),
-            sampler: Sampler::new(&params, seed),
             text: Some(self.tokenizer.stream()),
             stops: StopFilter::new(&params.stop),
             params,

@@ -117,7 +117,7 @@ fn sampling(fields: &mut Fields, defaults: &SamplingParams) -> Result<SamplingPa
         max_tokens: fields.size("max_tokens", 1)?.unwrap_or(defaults.max_tokens),
         stop: stop(fields)?.unwrap_or_else(|| defaults.stop.clone()),
         seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned).or(defaults.seed),
-        ignore_eos: defaults.ignore_eos,
+        ..defaults.clone()
     })
 }
 
