@@ -52,6 +52,8 @@ pub struct SamplingParams {
     pub seed: Option<u64>,
     /// Goes on past the end-of-text token; for measuring.
     pub ignore_eos: bool,
+    /// Tells the log-probability of each token, and of so many of the likeliest in its place.
+    pub logprobs: Option<usize>,
 }
 
 impl Default for SamplingParams {
@@ -78,6 +80,7 @@ impl Default for SamplingParams {
             stop: vec![],
             seed: None,
             ignore_eos: false,
+            logprobs: None,
         }
     }
 }
@@ -123,9 +126,22 @@ pub struct Usage {
     pub total_seconds: f64,
 }
 
+/// How likely the model found a token, before any setting changed the logits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: u32,
+    /// The logarithm of its probability.
+    pub logprob: f32,
+    /// The likeliest tokens in its place, likeliest first.
+    pub top: Vec<(u32, f32)>,
+}
+
 /// What the engine tells about a sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// A token was chosen that does not end the sequence; told where `logprobs` asks for it, before its text.
+    Token(TokenLogprob),
     /// Text that is final: never part of a stop string, always whole characters.
     Text(String),
     /// The sequence ended; nothing follows.

@@ -3,8 +3,8 @@
 use cupola_artifact::{Error, Result};
 
 use crate::SamplingParams;
+use crate::logprobs::log_softmax;
 use crate::processors::{History, best};
-use crate::sampler::check_finite;
 
 /// What beam search asks of a model, be it a decoder or the decoder of an encoder's text.
 pub trait BeamModel {
@@ -202,14 +202,6 @@ impl<'o> Search<'o> {
         };
         sum / (hoped as f64).powf(options.length_penalty) <= worst.score
     }
-}
-
-/// `logits - log Σ exp(logits)`.
-fn log_softmax(logits: &[f32]) -> Result<Vec<f32>> {
-    check_finite(logits)?;
-    let max = f64::from(logits.iter().fold(f32::NEG_INFINITY, |max, l| max.max(*l)));
-    let sum = max + logits.iter().map(|l| (f64::from(*l) - max).exp()).sum::<f64>().ln();
-    Ok(logits.iter().map(|l| (f64::from(*l) - sum) as f32).collect())
 }
 
 #[cfg(test)]

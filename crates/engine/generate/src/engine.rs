@@ -175,6 +175,7 @@ impl Engine {
             // goes.
             let (index, event) = events.recv().context(|| "the generation engine has stopped".into())?;
             match event {
+                Event::Token(_) => {}
                 Event::Text(text) => texts[index].push_str(&text),
                 Event::Failed(message) => return Err(Error::failed(message)),
                 Event::Done(reason, usage) => {
@@ -197,7 +198,7 @@ impl Engine {
         self.send(request, Box::new(move |event| sender.send(event).is_ok()), Some(id_sender))?;
         loop {
             match events.recv().context(|| "the generation engine has stopped".into())? {
-                Event::Text(_) => {}
+                Event::Text(_) | Event::Token(_) => {}
                 Event::Done(reason, usage) => return Ok((ids.try_iter().collect(), reason, usage)),
                 Event::Failed(message) => return Err(Error::failed(message)),
             }

@@ -10,6 +10,7 @@ use cupola_nn::Decoder;
 use cupola_tokenizer::{StreamDecoder, Tokenizer};
 
 use crate::batch::{Slot, share, step};
+use crate::logprobs::token_logprob;
 use crate::sampler::Sampler;
 use crate::stop::StopFilter;
 use crate::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink, Stats, Usage};
@@ -102,6 +103,15 @@ impl Active {
         }
         if !self.params.ignore_eos && stop_ids.contains(&token) {
             return Some(self.flush(FinishReason::Stop));
+        }
+        if let Some(count) = self.params.logprobs {
+            let told = match token_logprob(logits, token, count) {
+                Ok(told) => told,
+                Err(error) => return Some(Ending::Failed(error.chain())),
+            };
+            if !self.emit(Event::Token(told)) {
+                return Some(Ending::Done(FinishReason::Cancelled));
+            }
         }
         let piece = match self.text.as_mut().map_or(Ok(String::new()), |text| text.push(token)) {
             Ok(piece) => piece,

@@ -17,12 +17,14 @@ mod config;
 mod fields;
 mod interrupt;
 mod job;
+mod logprobs;
 mod metrics;
 mod page;
 mod parameters;
 mod request;
 mod resolve;
 mod routes;
+mod sampling;
 mod server;
 mod stage;
 

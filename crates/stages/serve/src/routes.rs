@@ -19,9 +19,11 @@ use crate::backend::Backend;
 use crate::body::{drain, read_json};
 use crate::config::ServeConfig;
 use crate::job::Job;
+use crate::logprobs::Logprobs;
 use crate::metrics::{CONTENT_TYPE as METRICS_TYPE, Metrics};
 use crate::page::Page;
 use crate::request::{ChatRequest, Common, CompletionRequest, Prompt};
+use crate::sampling;
 
 /// What all requests share.
 struct Shared {
@@ -154,9 +156,10 @@ async fn completions(State(shared): Server, request: Request) -> Result<Response
     let body = read_json(request, shared.config.max_body_bytes).await?;
     let CompletionRequest { common, prompts, echo } = CompletionRequest::parse(&body, &shared.config.sampling)?;
     shared.check_model(common.model.as_deref())?;
-    if prompts.len().saturating_mul(common.n) > shared.config.max_choices {
+    if prompts.len().saturating_mul(common.best_of) > shared.config.max_choices {
         let (count, most) = (prompts.len(), shared.config.max_choices);
-        let message = format!("{count} prompts with `n` = {} are more than {most} choices in one request", common.n);
+        let each = common.best_of;
+        let message = format!("{count} prompts with {each} choices each are more than the {most} of one request");
         return Err(ApiError::bad_param("prompt", message));
     }
     let backend = shared.backend.clone();
@@ -240,15 +243,24 @@ impl Shared {
                 return Err(ApiError::context_length(param, message));
             }
         }
-        let prefixes = prefixes.into_iter().flat_map(|p| std::iter::repeat_n(p, common.n)).collect();
-        let job = Job::start(&*self.backend, self.metrics.clone(), prompts, &common.params, common.n)?;
-        respond(Answer::new(kind, &self.model, prefixes), job, common).await
+        let tokenizer = self.backend.tokenizer();
+        sampling::check(&common.params, tokenizer.vocab_size())?;
+        let texts = common.best_of;
+        let prefixes: Vec<String> = prefixes.into_iter().flat_map(|p| std::iter::repeat_n(p, texts)).collect();
+        let mut params = common.params.clone();
+        let logprobs = Logprobs::new(kind, params.logprobs.map(|_| tokenizer.clone()), &prefixes);
+        if texts > common.n {
+            // They are compared by it.
+            params.logprobs.get_or_insert(0);
+        }
+        let job = Job::start(&*self.backend, self.metrics.clone(), prompts, &params, texts)?;
+        respond(Answer::new(kind, &self.model, prefixes, logprobs), job, common).await
     }
 }
 
 async fn respond(answer: Answer, job: Job, common: &Common) -> Result<Response, ApiError> {
     if !common.stream {
-        return Ok(Json(answer.whole(job).await?).into_response());
+        return Ok(Json(answer.whole(job, common.n, common.best_of).await?).into_response());
     }
     let stream = Sse::new(answer.stream(job, common.include_usage));
     let mut response = stream.keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response();

@@ -68,6 +68,37 @@ fn streamed_and_whole_answers_agree_for_a_seed() {
 }
 
 #[test]
+fn settings_reach_the_model_and_do_not_disturb_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_engine, server) = serve_tiny(dir.path());
+    let ask = |fields: &serde_json::Value| {
+        let mut body = json!({"seed": 3, "max_tokens": 20, "ignore_eos": true, "logprobs": 2});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        server.complete(json!("hello"), body).json()["choices"][0].clone()
+    };
+    let settings = [
+        json!({}),
+        json!({"logit_bias": {"65": 100}}),
+        json!({"presence_penalty": 2, "frequency_penalty": 2, "temperature": 0.2}),
+        json!({"top_k": 2, "repetition_penalty": 1.8}),
+        json!({"min_p": 0.2, "no_repeat_ngram_size": 1}),
+        json!({"typical_p": 0.5, "min_tokens": 10}),
+    ];
+    let alone: Vec<_> = settings.iter().map(ask).collect();
+    assert_eq!(alone[1]["text"], "A".repeat(20));
+    assert_eq!(alone[0]["logprobs"]["tokens"].as_array().unwrap().len(), 20);
+    for (i, one) in alone.iter().enumerate() {
+        assert!(alone[..i].iter().all(|other| other["text"] != one["text"]), "{i}: {one}");
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = settings.iter().map(|s| scope.spawn(|| ask(s)["text"].clone())).collect();
+        for (thread, alone) in threads.into_iter().zip(&alone) {
+            assert_eq!(thread.join().unwrap(), alone["text"]);
+        }
+    });
+}
+
+#[test]
 fn the_context_bounds_prompt_and_answer() {
     let dir = tempfile::tempdir().unwrap();
     let (_engine, server) = serve_tiny(dir.path());
