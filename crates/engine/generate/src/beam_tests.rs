@@ -3,6 +3,7 @@
 use cupola_arch::Model;
 use cupola_artifact::Class;
 use cupola_testkit::{Golden, TempDir, fixture, tiny_llama_dir};
+use serde_json::Value;
 
 use super::*;
 use crate::CachedBeams;
@@ -20,10 +21,7 @@ fn beams_of_llama_equal_transformers() {
     let together = beam_search(&mut CachedBeams::new(&decoder), &prompts, &options).unwrap();
     let (atol, rtol) = golden.tolerance("beam.llama.scores");
     for (beam, (want, score)) in together.concat().iter().zip(sequences.chunks(full[1]).zip(&scores)) {
-        // What follows the end is filled up with 0.
-        let mut ids: Vec<i64> = beam.ids.iter().map(|id| i64::from(*id)).collect();
-        ids.resize(8, 0);
-        assert_eq!(ids, want[shape[1]..]);
+        assert_ids(&beam.ids, &want[shape[1]..], "llama");
         assert!((beam.score as f32 - score).abs() <= atol + rtol * score.abs(), "{} is not {score}", beam.score);
     }
     assert_eq!(together.concat().len(), scores.len());
@@ -31,6 +29,53 @@ fn beams_of_llama_equal_transformers() {
         let alone = beam_search(&mut CachedBeams::new(&decoder), std::slice::from_ref(prompt), &options).unwrap();
         let ids = |beams: &[Beam]| beams.iter().map(|b| b.ids.clone()).collect::<Vec<_>>();
         assert_eq!(ids(&alone[0]), ids(found));
+    }
+}
+
+/// The same tokens; what follows an end is filled up with one token.
+fn assert_ids(got: &[u32], want: &[i64], name: &str) {
+    let got: Vec<i64> = got.iter().map(|id| i64::from(*id)).collect();
+    assert_eq!(got, want[..got.len()], "{name}");
+    assert!(want[got.len()..].windows(2).all(|pair| pair[0] == pair[1]), "{name}: {got:?} ends before {want:?}");
+}
+
+/// Reads a case of the fixture `generation`.
+fn options_of(case: &Value) -> BeamOptions {
+    let mut rest = case.clone();
+    let mut take = |name: &str| rest.as_object_mut().unwrap().remove(name).unwrap();
+    let size = |value: Value| value.as_u64().unwrap() as usize;
+    let (beams, returned) = (size(take("beams")), size(take("returned")));
+    let length_penalty = take("length_penalty").as_f64().unwrap();
+    let early_stopping = match take("early_stopping") {
+        Value::Bool(false) => EarlyStopping::Likely,
+        Value::Bool(true) => EarlyStopping::AtOnce,
+        never => {
+            assert_eq!(never, "never");
+            EarlyStopping::Never
+        }
+    };
+    let stop_ids = serde_json::from_value(take("stop_ids")).unwrap();
+    let params = serde_json::from_value(rest).unwrap();
+    BeamOptions { beams, returned, length_penalty, early_stopping, stop_ids, params }
+}
+
+#[test]
+fn beams_with_many_settings_equal_transformers() {
+    let golden = Golden::load("generation");
+    let decoder = Model::load(&fixture("llama"), &cupola_ops::open("cpu").unwrap()).unwrap().decoder;
+    let (shape, ids) = golden.i64("beam.prompt");
+    let prompts: Vec<Vec<u32>> = ids.chunks(shape[1]).map(|p| p.iter().map(|id| *id as u32).collect()).collect();
+    let cases = golden.info["beams"].as_array().unwrap();
+    assert!(cases.len() > 50);
+    for (number, case) in cases.iter().enumerate() {
+        let found = beam_search(&mut CachedBeams::new(&decoder), &prompts, &options_of(case)).unwrap().concat();
+        let (full, sequences) = golden.i64(&format!("beam.{number}.sequences"));
+        let (_, scores) = golden.f32(&format!("beam.{number}.scores"));
+        assert_eq!(found.len(), scores.len());
+        for (beam, (want, score)) in found.iter().zip(sequences.chunks(full[1]).zip(&scores)) {
+            assert_ids(&beam.ids, &want[shape[1]..], &case.to_string());
+            assert!((beam.score as f32 - score).abs() <= 1e-4 + 1e-5 * score.abs(), "{case}: {} {score}", beam.score);
+        }
     }
 }
 

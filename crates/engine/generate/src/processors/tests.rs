@@ -42,22 +42,50 @@ fn every_processor_equals_transformers() {
     for (name, params) in &cases {
         params.check(vocab).unwrap();
         let (_, want) = golden.f32(name);
-        let (atol, rtol) = golden.tolerance(name);
         let per_row = ids.len() / rows;
         for row in 0..rows {
             let history = History { ids: &ids[row * per_row..][..per_row], prompt: per_row, ..Default::default() };
             let got = applied(params, &logits[row * vocab..][..vocab], &history);
-            let want = &want[row * vocab..][..vocab];
-            let removed = |values: &[f32]| values.iter().map(|v| *v == f32::NEG_INFINITY).collect::<Vec<_>>();
-            assert_eq!(removed(&got), removed(want), "{name}, row {row}");
-            let kept = |values: &[f32]| values.iter().copied().filter(|v| v.is_finite()).collect::<Vec<_>>();
-            assert_close(name, &kept(&got), &kept(want), atol, rtol);
+            compare(&golden, name, &got, &want[row * vocab..][..vocab]);
         }
     }
     // The fixture holds no other processor.
     let known = |name: &str| cases.iter().any(|(case, _)| *case == name);
     let names = golden.names();
     assert!(names.iter().all(|name| known(name) || name.starts_with("in.") || name.starts_with("beam.")), "{names:?}");
+}
+
+#[test]
+fn processors_one_after_another_equal_transformers() {
+    let golden = Golden::load("generation");
+    let (shape, ids) = golden.i64("in.ids");
+    let (_, logits) = golden.f32("in.logits");
+    let (rows, width, vocab) = (shape[0], shape[1], logits.len() / shape[0]);
+    let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
+    let prompt = golden.info["prompt"].as_u64().unwrap() as usize;
+    let stop_ids: Vec<u32> = serde_json::from_value(golden.info["stop_ids"].clone()).unwrap();
+    let cases = golden.info["processors"].as_array().unwrap();
+    assert!(cases.len() > 10);
+    for (number, case) in cases.iter().enumerate() {
+        let params: SamplingParams = serde_json::from_value(case.clone()).unwrap();
+        params.check(vocab).unwrap();
+        let name = format!("processors.{number}");
+        let (_, want) = golden.f32(&name);
+        for row in 0..rows {
+            let history = History { ids: &ids[row * width..][..width], prompt, stop_ids: &stop_ids };
+            let got = applied(&params, &logits[row * vocab..][..vocab], &history);
+            compare(&golden, &format!("{name} {case}, row {row}"), &got, &want[row * vocab..][..vocab]);
+        }
+    }
+}
+
+/// The same tokens are removed, and the others' logits are the same.
+fn compare(golden: &Golden, name: &str, got: &[f32], want: &[f32]) {
+    let (atol, rtol) = golden.tolerance(name);
+    let removed = |values: &[f32]| values.iter().map(|v| *v == f32::NEG_INFINITY).collect::<Vec<_>>();
+    assert_eq!(removed(got), removed(want), "{name}");
+    let kept = |values: &[f32]| values.iter().copied().filter(|v| v.is_finite()).collect::<Vec<_>>();
+    assert_close(name, &kept(got), &kept(want), atol, rtol);
 }
 
 fn history<'a>(ids: &'a [u32], prompt: usize) -> History<'a> {
