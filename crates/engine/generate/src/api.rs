@@ -52,7 +52,9 @@ pub struct SamplingParams {
     pub seed: Option<u64>,
     /// Goes on past the end-of-text token; for measuring.
     pub ignore_eos: bool,
-    /// Tells the log-probability of each token, and of so many of the likeliest in its place.
+    /// Tells the log-probability of each token, and of so many of the likeliest in its place. Of one request, not a
+    /// setting.
+    #[serde(skip)]
     pub logprobs: Option<usize>,
 }
 

@@ -103,6 +103,28 @@ fn every_setting_reaches_the_choice_of_tokens() {
 }
 
 #[test]
+fn one_beam_is_the_greedy_answer_beside_which_it_is_searched() {
+    let engine = engine(15);
+    let running = engine.clone();
+    let thread = std::thread::spawn(move || running.generate_ids(greedy("abc", 60)).unwrap().0);
+    let params = SamplingParams { max_tokens: 60, ignore_eos: true, ..Default::default() };
+    let options = BeamOptions { beams: 1, params: params.clone(), ..Default::default() };
+    let found = engine.beam_search(&[vec![97, 98, 99]], &options).unwrap();
+    assert_eq!(found[0][0].ids, thread.join().unwrap());
+    let wide = BeamOptions { beams: 4, returned: 4, ..options.clone() };
+    let found = engine.beam_search(&[vec![97, 98, 99], vec![100]], &wide).unwrap();
+    assert!(found.iter().all(|beams| beams.len() == 4 && beams.is_sorted_by(|a, b| a.score >= b.score)));
+    // The context bounds it, and the model's own end tokens end it.
+    let found = engine.beam_search(&[vec![97; 250]], &options).unwrap();
+    assert_eq!(found[0][0].ids.len(), 6);
+    let ending = SamplingParams { ignore_eos: false, logit_bias: [(258, 100.0)].into(), ..params };
+    let found = engine.beam_search(&[vec![97]], &BeamOptions { params: ending, ..wide }).unwrap();
+    assert!(found[0].iter().all(|beam| beam.ids.iter().position(|id| *id == 258) == Some(beam.ids.len() - 1)));
+    let error = engine.beam_search(&[vec![97; 256]], &options).unwrap_err();
+    assert!(error.class() == Class::Usage && error.chain().contains("256 tokens"));
+}
+
+#[test]
 fn log_probabilities_are_the_models_own_and_come_before_their_text() {
     let engine = engine(14);
     let run = |temperature: f32, logprobs| {

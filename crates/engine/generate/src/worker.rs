@@ -178,6 +178,11 @@ impl Worker {
         Self { decoder, tokenizer, options, stop_ids, inbox, active: Vec::new() }
     }
 
+    /// The tokens that end a text.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
     /// Works until the inbox is closed.
     pub fn run(mut self) {
         while self.admit() {

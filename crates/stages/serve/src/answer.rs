@@ -70,29 +70,39 @@ impl Answer {
         if best_of > n {
             kept = kept.chunks_mut(best_of).flat_map(|of_prompt| self.likeliest(of_prompt, n)).collect();
         }
-        let choices: Vec<Value> = kept
+        let choices = kept
             .into_iter()
-            .enumerate()
-            .map(|(index, text)| {
-                let (content, reason) = (std::mem::take(&mut texts[text]), reasons[text].take());
-                let logprobs = self.logprobs.take(text);
-                match self.kind {
-                    Kind::Chat => json!({
-                        "index": index,
-                        "message": {"role": "assistant", "content": content, "refusal": null},
-                        "logprobs": logprobs,
-                        "finish_reason": reason,
-                    }),
-                    Kind::Text => {
-                        json!({"index": index, "text": content, "logprobs": logprobs, "finish_reason": reason})
-                    }
-                }
-            })
-            .collect();
+            .map(|i| (std::mem::take(&mut texts[i]), reasons[i].take(), self.logprobs.take(i)))
+            .collect::<Vec<_>>();
+        Ok(self.choices(choices, job.tokens()))
+    }
+
+    /// The whole answer, of texts that are there already; `tokens` are those of the prompts and of the texts.
+    pub fn found(self, texts: Vec<(String, FinishReason)>, tokens: (usize, usize)) -> Result<Value, ApiError> {
+        let choices: Vec<_> = texts
+            .into_iter()
+            .zip(&self.prefixes)
+            .map(|((text, reason), prefix)| Ok((format!("{prefix}{text}"), finish_reason(reason)?, Value::Null)))
+            .collect::<Result<_, _>>()?;
+        Ok(self.choices(choices, tokens))
+    }
+
+    /// The whole answer, given each choice's text, its end and its log-probabilities.
+    fn choices(&self, choices: Vec<(String, Value, Value)>, tokens: (usize, usize)) -> Value {
+        let choice = |(index, (text, reason, logprobs)): (usize, (String, Value, Value))| match self.kind {
+            Kind::Chat => json!({
+                "index": index,
+                "message": {"role": "assistant", "content": text, "refusal": null},
+                "logprobs": logprobs,
+                "finish_reason": reason,
+            }),
+            Kind::Text => json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}),
+        };
+        let choices: Vec<Value> = choices.into_iter().enumerate().map(choice).collect();
         let object = if self.kind == Kind::Chat { "chat.completion" } else { "text_completion" };
         let mut answer = self.head(object, Value::Array(choices));
-        answer["usage"] = usage(&job);
-        Ok(answer)
+        answer["usage"] = usage(tokens);
+        answer
     }
 
     /// The `n` texts with the highest mean log-probability, best first.
@@ -199,7 +209,7 @@ impl AnswerStream {
         if self.include_usage {
             let object = if self.answer.kind == Kind::Chat { "chat.completion.chunk" } else { "text_completion" };
             let mut chunk = self.answer.head(object, json!([]));
-            chunk["usage"] = usage(&self.job);
+            chunk["usage"] = usage(self.job.tokens());
             self.push(&chunk);
         }
         self.end();
@@ -231,8 +241,7 @@ impl Stream for AnswerStream {
     }
 }
 
-fn usage(job: &Job) -> Value {
-    let (prompt, completion) = job.tokens();
+fn usage((prompt, completion): (usize, usize)) -> Value {
     json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion})
 }
 

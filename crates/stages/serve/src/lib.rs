@@ -11,6 +11,7 @@
 mod answer;
 mod api_error;
 mod backend;
+mod beams;
 mod body;
 mod client;
 mod config;

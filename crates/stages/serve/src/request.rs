@@ -1,10 +1,11 @@
 //! What clients ask for: the bodies of `/v1/chat/completions` and `/v1/completions`.
 
-use cupola_generate::SamplingParams;
+use cupola_generate::{BeamOptions, SamplingParams};
 use cupola_tokenizer::Message;
 use serde_json::Value;
 
 use crate::api_error::ApiError;
+use crate::beams;
 use crate::fields::{Fields, wrong};
 use crate::parameters::check_rest;
 use crate::sampling::{self, token_ids};
@@ -20,6 +21,8 @@ pub struct Common {
     pub n: usize,
     /// Of how many texts per prompt the choices are the likeliest.
     pub best_of: usize,
+    /// Search instead of sampling.
+    pub beams: Option<BeamOptions>,
     /// Answer by server-sent events.
     pub stream: bool,
     /// End the stream with a chunk that holds the token counts.
@@ -134,6 +137,7 @@ impl Common {
             params: sampling::take(fields, defaults)?,
             n,
             best_of: n,
+            beams: beams::take(fields)?,
             stream,
             include_usage,
         })

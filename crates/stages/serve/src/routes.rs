@@ -11,11 +11,14 @@ use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use cupola_generate::BeamOptions;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::answer::{Answer, Kind, unix_seconds};
 use crate::api_error::ApiError;
 use crate::backend::Backend;
+use crate::beams;
 use crate::body::{drain, read_json};
 use crate::config::ServeConfig;
 use crate::job::Job;
@@ -33,6 +36,8 @@ struct Shared {
     model: String,
     created: u64,
     page: Page,
+    /// Places for beam searches, the running one and those that wait.
+    searches: Arc<Semaphore>,
 }
 
 type Server = State<Arc<Shared>>;
@@ -46,6 +51,7 @@ pub fn router(backend: Arc<dyn Backend>, config: &ServeConfig, model: &str) -> R
         model: config.model_name.clone().unwrap_or_else(|| model.to_owned()),
         created: unix_seconds(),
         page: Page::new(),
+        searches: Arc::new(Semaphore::new(config.engine.max_waiting.min(Semaphore::MAX_PERMITS - 1) + 1)),
     });
     Router::new()
         .route("/", get(page))
@@ -229,9 +235,28 @@ impl Shared {
         prompts: Vec<Vec<u32>>,
         prefixes: Vec<String>,
     ) -> Result<Response, ApiError> {
-        let param = if kind == Kind::Chat { "messages" } else { "prompt" };
+        self.check_lengths(if kind == Kind::Chat { "messages" } else { "prompt" }, &prompts)?;
+        let tokenizer = self.backend.tokenizer();
+        sampling::check(&common.params, tokenizer.vocab_size())?;
+        if let Some(options) = &common.beams {
+            return self.search(kind, common, options, prompts, &prefixes).await;
+        }
+        let texts = common.best_of;
+        let prefixes: Vec<String> = prefixes.into_iter().flat_map(|p| std::iter::repeat_n(p, texts)).collect();
+        let mut params = common.params.clone();
+        let logprobs = Logprobs::new(kind, params.logprobs.map(|_| tokenizer.clone()), &prefixes);
+        if texts > common.n {
+            // They are compared by it.
+            params.logprobs.get_or_insert(0);
+        }
+        let job = Job::start(&*self.backend, self.metrics.clone(), prompts, &params, texts)?;
+        respond(Answer::new(kind, &self.model, prefixes, logprobs), job, common).await
+    }
+
+    /// Refuses prompts that are empty or leave no room for an answer.
+    fn check_lengths(&self, param: &str, prompts: &[Vec<u32>]) -> Result<(), ApiError> {
         let room = self.backend.max_seq_len();
-        for prompt in &prompts {
+        for prompt in prompts {
             if prompt.is_empty() {
                 return Err(ApiError::bad_param(param, format!("`{param}` has no tokens")));
             }
@@ -243,18 +268,28 @@ impl Shared {
                 return Err(ApiError::context_length(param, message));
             }
         }
-        let tokenizer = self.backend.tokenizer();
-        sampling::check(&common.params, tokenizer.vocab_size())?;
-        let texts = common.best_of;
-        let prefixes: Vec<String> = prefixes.into_iter().flat_map(|p| std::iter::repeat_n(p, texts)).collect();
-        let mut params = common.params.clone();
-        let logprobs = Logprobs::new(kind, params.logprobs.map(|_| tokenizer.clone()), &prefixes);
-        if texts > common.n {
-            // They are compared by it.
-            params.logprobs.get_or_insert(0);
-        }
-        let job = Job::start(&*self.backend, self.metrics.clone(), prompts, &params, texts)?;
-        respond(Answer::new(kind, &self.model, prefixes, logprobs), job, common).await
+        Ok(())
+    }
+
+    /// Answers by beam search.
+    async fn search(
+        &self,
+        kind: Kind,
+        common: &Common,
+        options: &BeamOptions,
+        prompts: Vec<Vec<u32>>,
+        prefixes: &[String],
+    ) -> Result<Response, ApiError> {
+        beams::check(common)?;
+        let place = self.searches.clone().try_acquire_owned();
+        let place = place.map_err(|_| ApiError::queue_full("too many beam searches wait already"))?;
+        let (beams, returned, params) = (common.best_of, common.n, common.params.clone());
+        let options = BeamOptions { beams, returned, params, ..options.clone() };
+        let asked = prompts.iter().map(Vec::len).sum();
+        let (found, written) = beams::search(self.backend.clone(), prompts, options, place).await?;
+        let prefixes: Vec<String> = prefixes.iter().flat_map(|p| std::iter::repeat_n(p.clone(), returned)).collect();
+        let answer = Answer::new(kind, &self.model, prefixes, Logprobs::new(kind, None, &[]));
+        Ok(Json(answer.found(found, (asked, written))?).into_response())
     }
 }
 
