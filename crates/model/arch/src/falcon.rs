@@ -57,7 +57,7 @@ impl Family for Falcon {
         };
         let norm = NormSpec::layer(config.number("layer_norm_epsilon", 1e-5)?);
         let layers = vec![("attention", attention.into()), ("ffn", ffn.into())];
-        let blocks = vec![BlockSpec { layout, norm, layers }; config.required_size("num_hidden_layers")?];
+        let blocks = vec![BlockSpec { layout, norm, layers }; config.blocks("num_hidden_layers")?];
         let max_seq_len = config.size("max_position_embeddings")?.unwrap_or(2048);
         let mut spec = decoder(config, EmbeddingSpec::plain(d), blocks, Some(norm), (d, max_seq_len))?;
         spec.tie_embeddings = config.flag("tie_word_embeddings", true)?;
