@@ -31,6 +31,14 @@ pub(crate) fn token_list(ids: &[u32]) -> Value {
     }
 }
 
+/// Refuses more blocks than any model has.
+pub(crate) fn few_blocks(what: &str, n: usize) -> Result<usize> {
+    if n > MOST_BLOCKS {
+        return Err(Error::failed(format!("`{what}` in config.json asks for {n} blocks; the most are {MOST_BLOCKS}")));
+    }
+    Ok(n)
+}
+
 /// A `config.json`.
 pub struct ConfigJson<'a> {
     /// The settings.
@@ -67,13 +75,7 @@ impl ConfigJson<'_> {
 
     /// The number of blocks.
     pub fn blocks(&self, key: &str) -> Result<usize> {
-        let n = self.required_size(key)?;
-        if n > MOST_BLOCKS {
-            return Err(Error::failed(format!(
-                "`{key}` in config.json asks for {n} blocks; the most are {MOST_BLOCKS}"
-            )));
-        }
-        Ok(n)
+        few_blocks(key, self.required_size(key)?)
     }
 
     /// A number, or a default.

@@ -1,8 +1,12 @@
 //! Families of models: one file each with its configuration and its weight names, and model directories.
 
 mod adapter;
+mod albert;
+mod bert;
 mod bloom;
 mod config;
+mod distilbert;
+mod electra;
 mod falcon;
 mod family;
 mod fused;
@@ -12,8 +16,10 @@ mod gpt2;
 mod gpt_neox;
 mod likeness;
 mod llama;
+mod longformer;
 mod mistral;
 mod model;
+mod modernbert;
 mod names;
 mod network;
 mod opt;
@@ -21,7 +27,9 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod rearrange;
+mod roberta;
 mod source;
+mod tasks;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
@@ -46,4 +54,12 @@ pub const ALL: &[&dyn Family] = &[
     &opt::Opt,
     &bloom::Bloom,
     &falcon::Falcon,
+    &bert::Bert,
+    &roberta::ROBERTA,
+    &roberta::XLM_ROBERTA,
+    &albert::Albert,
+    &distilbert::DistilBert,
+    &electra::Electra,
+    &modernbert::ModernBert,
+    &longformer::Longformer,
 ];

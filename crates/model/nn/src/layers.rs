@@ -2,6 +2,7 @@
 
 use crate::attention::AttentionSpec;
 use crate::feed_forward::FeedForwardSpec;
+use crate::global_attention::GlobalAttentionSpec;
 use crate::layer::LayerKind;
 
 /// The numbers of a layer, whichever it is.
@@ -35,4 +36,6 @@ layers! {
     Attention(AttentionSpec),
     /// A feed-forward layer.
     FeedForward(FeedForwardSpec),
+    /// Attention to a window and to global tokens.
+    GlobalAttention(GlobalAttentionSpec),
 }
