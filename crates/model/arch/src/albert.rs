@@ -5,7 +5,7 @@ use cupola_nn::{DenseSpec, EncoderSpec, FfnKind, NormSpec, Shared, Squash};
 use serde_json::{Map, Value, json};
 
 use crate::bert::{self, BertLike};
-use crate::config::ConfigJson;
+use crate::config::{ConfigJson, few_blocks};
 use crate::family::{Family, Form, Sizes};
 use crate::names::NameTable;
 use crate::network::Spec;
@@ -41,13 +41,14 @@ impl Family for Albert {
         }
         let words = DenseSpec { width, bias: true, squash: Squash::Of(f) };
         like.heads = Heads::bert(like.d_model, words, NormSpec::layer(config.number("layer_norm_eps", 1e-12)?));
-        let layers = config.required_size("num_hidden_layers")?;
+        let layers = config.blocks("num_hidden_layers")?;
         let (groups, inner) =
             (config.size("num_hidden_groups")?.unwrap_or(1), config.size("inner_group_num")?.unwrap_or(1));
         if groups > layers {
             return Err(Error::failed(format!("config.json has num_hidden_groups = {groups} of {layers} layers")));
         }
-        let blocks = vec![like.block(like.attention.clone()); groups * inner];
+        let blocks =
+            vec![like.block(like.attention.clone()); few_blocks("inner_group_num", groups.saturating_mul(inner))?];
         let shared = Some(Shared { layers, groups, inner });
         Ok(Spec::Encoder(EncoderSpec { shared, ..like.spec_of(config, blocks)? }))
     }
@@ -96,7 +97,7 @@ impl Family for Albert {
     fn rearrangements(&self, spec: &Spec) -> Vec<Rearrangement> {
         let Spec::Encoder(encoder) = spec else { return vec![] };
         let inner = encoder.shared.map_or(1, |shared| shared.inner);
-        let block = |i: usize| Rearrangement::Moved {
+        let block = |i: usize| Rearrangement::Renamed {
             file: format!("albert.encoder.albert_layer_groups.{}.albert_layers.{}.", i / inner, i % inner),
             name: format!("albert.layers.{i}."),
         };

@@ -71,7 +71,7 @@ impl BertLike {
 
     /// The encoder whose blocks are all the same.
     pub fn spec(self, config: &ConfigJson<'_>) -> Result<Spec> {
-        let blocks = vec![self.block(self.attention.clone()); config.required_size("num_hidden_layers")?];
+        let blocks = vec![self.block(self.attention.clone()); config.blocks("num_hidden_layers")?];
         Ok(Spec::Encoder(self.spec_of(config, blocks)?))
     }
 
@@ -146,7 +146,7 @@ pub(crate) fn bare(spec: &Spec, model: &str) -> Vec<Rearrangement> {
     let Spec::Encoder(encoder) = spec else { return vec![] };
     match encoder.head {
         Some(head) if head.out.is_some() => vec![],
-        _ => vec![Rearrangement::Moved { file: String::new(), name: format!("{model}.") }],
+        _ => vec![Rearrangement::Renamed { file: String::new(), name: format!("{model}.") }],
     }
 }
 

@@ -56,7 +56,7 @@ impl Family for DistilBert {
                 padding: config.token("pad_token_id")?,
                 ..EmbeddingSpec::plain(d_model)
             },
-            blocks: vec![BlockSpec { layout: Layout::PostNorm, norm, layers }; config.required_size("n_layers")?],
+            blocks: vec![BlockSpec { layout: Layout::PostNorm, norm, layers }; config.blocks("n_layers")?],
             norm: None,
         };
         Ok(Spec::Encoder(heads.encoder(config, stack)?))

@@ -47,7 +47,7 @@ impl Family for Longformer {
         let mut like = BertLike::read(config)?;
         like.positions = after_padding(config, like.positions)?;
         like.embedding.padding = Some(config.token("pad_token_id")?.unwrap_or(1));
-        let windows = windows(config, config.required_size("num_hidden_layers")?)?;
+        let windows = windows(config, config.blocks("num_hidden_layers")?)?;
         let (n_heads, d_head) = (like.attention.n_heads, like.attention.d_head);
         let blocks = windows.iter().map(|window| {
             let mut block = like.block(like.attention.clone());

@@ -71,7 +71,7 @@ impl Family for ModernBert {
     }
 
     fn read(&self, config: &ConfigJson<'_>) -> Result<Spec> {
-        let (d_model, n_layers) = (config.required_size("hidden_size")?, config.required_size("num_hidden_layers")?);
+        let (d_model, n_layers) = (config.required_size("hidden_size")?, config.blocks("num_hidden_layers")?);
         let norm =
             NormSpec { bias: config.flag("norm_bias", false)?, ..NormSpec::layer(config.number("norm_eps", 1e-5)?) };
         let ffn = FeedForwardSpec {

@@ -108,8 +108,12 @@ impl Block {
 
     pub(crate) fn forward(&self, stream: &mut Stream, pass: &mut Pass<'_, '_>) {
         match self.layout {
+            Layout::PreNorm
+            | Layout::PreNormButFirst
+            | Layout::PostNorm
+            | Layout::NormedResidual
+            | Layout::Sandwich => self.in_turn(stream, pass),
             Layout::Parallel | Layout::ParallelShared => self.side_by_side(stream, pass),
-            _ => self.in_turn(stream, pass),
         }
     }
 

@@ -24,6 +24,10 @@ pub struct GlobalAttentionSpec {
 }
 
 impl LayerKind for GlobalAttentionSpec {
+    fn about(&self) -> String {
+        "attention (window, global tokens)".into()
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let wide = [self.n_heads * self.d_head, d_model];
         let mut three = |parts: [&str; 3]| -> Result<[Linear; 3]> {
