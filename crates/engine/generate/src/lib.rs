@@ -8,6 +8,7 @@
 //! | `batch` | one step of continuous batching over ragged rows |
 //! | `beam`, `cached_beams` | beam search over a small trait; a decoder with its caches behind it |
 //! | `processors` | what changes the logits before a token is chosen, a file each |
+//! | `reader` | encoders: embeddings, labels, words behind masks |
 //! | `sampler`, `stop` | the next token; stop strings in a stream of text |
 //! | `generation_config` | what a model folder recommends |
 //! | `score`, `logprobs` | log-likelihoods of given tokens, perplexity of texts |
@@ -21,6 +22,7 @@ mod generation_config;
 mod load;
 mod logprobs;
 pub mod processors;
+mod reader;
 mod sampler;
 mod score;
 mod stop;
@@ -30,6 +32,7 @@ pub use api::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink,
 pub use beam::{Beam, BeamModel, BeamOptions, EarlyStopping, beam_search};
 pub use cached_beams::CachedBeams;
 pub use engine::{Engine, Generated};
-pub use load::load_model;
+pub use load::{is_encoder, load_model};
+pub use reader::{Filling, Reader, Reads};
 pub use sampler::Sampler;
 pub use score::{Likelihood, ScoreItem, TextScore, document_start, encode_pair, log_likelihoods, score_texts};

@@ -71,6 +71,7 @@ impl Family for DistilBert {
             "activation": "gelu",
             "max_position_embeddings": sizes.max_seq_len,
             "sinusoidal_pos_embds": false,
+            "tie_word_embeddings": true,
             "dropout": 0.0,
             "attention_dropout": 0.0,
         });

@@ -53,6 +53,22 @@ impl Family for Electra {
         config
     }
 
+    /// A quarter of the width, as many layers, and the same embedding.
+    fn generator(&self, config: &Map<String, Value>) -> Option<Map<String, Value>> {
+        let size = |key: &str| config.get(key).and_then(Value::as_u64);
+        let heads = (size("num_attention_heads")? / 4).max(1);
+        let width = heads * (size("hidden_size")? / size("num_attention_heads")?.max(1));
+        let mut small = config.clone();
+        let changes = [
+            ("architectures", json!(["ElectraForMaskedLM"])),
+            ("hidden_size", json!(width)),
+            ("num_attention_heads", json!(heads)),
+            ("intermediate_size", json!((size("intermediate_size")? / 4).max(1))),
+        ];
+        small.extend(changes.map(|(key, value)| (key.to_string(), value)));
+        Some(small)
+    }
+
     fn names(&self) -> NameTable {
         bert_names!("electra",
             "embed.widen": "electra.embeddings_project",

@@ -29,6 +29,12 @@ pub trait Family: Send + Sync {
     /// vocabulary and tying.
     fn fresh(&self, sizes: &Sizes) -> Map<String, Value>;
 
+    /// The `config.json` of the small network that is trained beside a fresh one of this `config.json` and puts in the tokens
+    /// that the large one is to find.
+    fn generator(&self, _config: &Map<String, Value>) -> Option<Map<String, Value>> {
+        None
+    }
+
     /// What its weights are called.
     fn names(&self) -> NameTable;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
-use cupola_nn::{Decoder, Encoder, Module, Piece};
+use cupola_nn::{Decoder, Encoder, Module, ParamMut, Piece};
 use serde_json::{Map, Value, json};
 
 use crate::ALL;
@@ -24,7 +24,12 @@ pub struct Model {
     family: &'static dyn Family,
     config: Map<String, Value>,
     int8_group: Option<usize>,
+    /// A small network that is trained beside it; its tables are this one's.
+    generator: Option<Box<Model>>,
 }
+
+/// What stands before the names of a generator's weights.
+const GENERATOR: &str = "generator.";
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -101,7 +106,7 @@ impl Model {
         // Files of tied models may have the output layer nevertheless.
         let head = if spec.tie_embeddings() { names.in_file("head.weight").ok() } else { None };
         source.finish(|name| head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
-        Ok(Self { network, spec, family, config, int8_group: group })
+        Ok(Self { network, spec, family, config, int8_group: group, generator: None })
     }
 
     /// What `config.json` in a directory describes, without its weights.
@@ -119,9 +124,48 @@ impl Model {
     pub fn fresh(family: &'static dyn Family, sizes: &Sizes, seed: u64, device: &Device) -> Result<Self> {
         let (config, spec) = plan(family, sizes)?;
         let device = device.clone().without_autodiff();
-        let names = Names(family.names());
-        let network = spec.build(&mut Fresh { names, seed, device, writers: spec.writers() })?;
-        Ok(Self { network, spec, family, config, int8_group: None })
+        let generator = family.generator(&config).map(|config| -> Result<_> {
+            let spec = describe(&config)?.1;
+            let mut model = Self::drawn((family, config, spec), seed, &device, GENERATOR)?;
+            if let Network::Encoder(encoder) = &mut model.network {
+                encoder.share_tables(None);
+            }
+            Ok(Box::new(model))
+        });
+        let generator = generator.transpose()?;
+        Ok(Self { generator, ..Self::drawn((family, config, spec), seed, &device, "")? })
+    }
+
+    fn drawn(
+        (family, config, spec): (&'static dyn Family, Map<String, Value>, Spec),
+        seed: u64,
+        device: &Device,
+        before: &'static str,
+    ) -> Result<Self> {
+        let (names, device) = (Names(family.names()), device.clone());
+        let network = spec.build(&mut Fresh { names, seed, device, writers: spec.writers(), before })?;
+        Ok(Self { network, spec, family, config, int8_group: None, generator: None })
+    }
+
+    /// What the small network beside a fresh model would be made of, where there is one.
+    ///
+    /// # Errors
+    /// As [`Self::fresh`].
+    pub fn generator_spec(family: &'static dyn Family, sizes: &Sizes) -> Result<Option<Spec>> {
+        let config = family.generator(&plan(family, sizes)?.0);
+        config.map(|config| Ok(describe(&config)?.1)).transpose()
+    }
+
+    /// The small network that is trained beside it, with the tables that it shares.
+    ///
+    /// # Errors
+    /// Networks that are no encoders.
+    pub fn generator(&self) -> Result<Option<Encoder>> {
+        let Some(model) = &self.generator else { return Ok(None) };
+        let mut encoder = model.encoder()?.clone();
+        encoder.share_tables(Some(self.encoder()?));
+        encoder.set_precision(self.network.precision());
+        Ok(Some(encoder))
     }
 
     /// What a fresh model would be made of.
@@ -187,16 +231,24 @@ impl Model {
     #[must_use]
     pub fn frozen(&self) -> Self {
         let mut copy = self.clone();
-        copy.network.set_trainable(|_| false);
+        copy.set_trainable(|_| false);
         copy.network.set_recompute(false);
         copy
     }
 
-    /// Writes `config.json`, `generation_config.json` and `model.safetensors`; adapters must have been merged.
+    /// Writes `config.json`, `generation_config.json` and `model.safetensors`, and the same of a generator into a folder of
+    /// that name; adapters must have been merged.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
+        self.write(dir, self.network.state())?;
+        let (Some(model), Some(encoder)) = (&self.generator, self.generator()?) else { return Ok(()) };
+        let own = |name: String| name.strip_prefix(GENERATOR).map(str::to_string).unwrap_or(name);
+        model.write(&dir.join("generator"), encoder.state().into_iter().map(|(name, t)| (own(name), t)).collect())
+    }
+
+    fn write(&self, dir: &Path, state: StateDict) -> Result<()> {
         std::fs::create_dir_all(dir).context(|| format!("cannot create {}", dir.display()))?;
         let mut config = self.config.clone();
         if let Some(group) = self.int8_group {
@@ -206,7 +258,7 @@ impl Model {
         let (bos, eos, pad) = self.spec.special();
         let generation = json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad});
         write_json(&dir.join("generation_config.json"), &generation)?;
-        let state = self.packed(self.network.state());
+        let state = self.packed(state);
         write_safetensors(&dir.join("model.safetensors"), &state, &[("format", "pt")])
     }
 
@@ -221,6 +273,12 @@ impl Model {
 impl Module for Model {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
         self.network.pieces(out);
+        if let Some(generator) = &mut self.generator {
+            let mut beside = vec![];
+            generator.network.pieces(&mut beside);
+            // The tables are this network's.
+            out.extend(beside.into_iter().filter(|piece| !matches!(piece, Piece::Param(ParamMut::Table(_)))));
+        }
     }
 }
 
@@ -242,7 +300,8 @@ fn plan(family: &'static dyn Family, sizes: &Sizes) -> Result<(Map<String, Value
     config.insert("model_type".into(), json!(family.model_type()));
     config.insert("vocab_size".into(), json!(sizes.vocab_size));
     config.extend(family.fresh(sizes));
-    config.insert("tie_word_embeddings".into(), json!(sizes.tie_embeddings));
+    // Families whose output layer always is the embedding say so themselves.
+    config.entry("tie_word_embeddings").or_insert(json!(sizes.tie_embeddings));
     config.insert("bos_token_id".into(), json!(sizes.bos));
     config.insert("eos_token_id".into(), token_list(&sizes.eos));
     config.insert("pad_token_id".into(), json!(sizes.pad));

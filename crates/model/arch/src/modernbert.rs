@@ -132,6 +132,7 @@ impl Family for ModernBert {
             "local_rope_theta": 10_000.0,
             "rope_parameters": {"full_attention": rope(160_000.0), "sliding_attention": rope(10_000.0)},
             "norm_eps": 1e-5,
+            "tie_word_embeddings": true,
             "norm_bias": false,
             "attention_bias": false,
             "mlp_bias": false,

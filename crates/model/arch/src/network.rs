@@ -47,6 +47,30 @@ impl Spec {
         }
     }
 
+    /// Numbers in the matrices that each token passes through.
+    pub fn matrix_parameters(&self) -> u64 {
+        match self {
+            Spec::Decoder(spec) => spec.matrix_parameters(),
+            Spec::Encoder(spec) => spec.matrix_parameters(),
+        }
+    }
+
+    /// Floating-point operations of training on one token of a sequence of `seq`.
+    pub fn train_flops_per_token(&self, seq: usize) -> f64 {
+        match self {
+            Spec::Decoder(spec) => spec.train_flops_per_token(seq),
+            Spec::Encoder(spec) => spec.train_flops_per_token(seq),
+        }
+    }
+
+    /// Bytes that a training step on the CPU takes for `rows` tokens besides parameters, gradients and optimizer state.
+    pub fn activation_bytes(&self, rows: usize, recompute: bool, precision: Precision) -> f64 {
+        match self {
+            Spec::Decoder(spec) => spec.activation_bytes(rows, recompute, precision),
+            Spec::Encoder(spec) => spec.activation_bytes(rows, recompute, precision),
+        }
+    }
+
     /// The decoder's numbers.
     ///
     /// # Errors

@@ -84,6 +84,8 @@ pub struct Fresh {
     pub device: Device,
     /// Layers that write to the residual stream.
     pub writers: usize,
+    /// What stands before the names of a network beside another.
+    pub before: &'static str,
 }
 
 const STD: f32 = 0.02;
@@ -94,7 +96,7 @@ impl WeightSource for Fresh {
     }
 
     fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)> {
-        let name = self.names.in_file(want.name)?;
+        let name = format!("{}{}", self.before, self.names.in_file(want.name)?);
         let numbers = want.shape.iter().product();
         let mut rng = Rng::new(self.seed, &name);
         let data = match want.init {

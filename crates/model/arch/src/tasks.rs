@@ -21,7 +21,8 @@ const CLASSES: &[(&str, Task)] = &[
 fn task(config: &ConfigJson<'_>) -> Result<Task> {
     let Some(classes) = config.texts("architectures")? else { return Ok(Task::Summary) };
     let Some(class) = classes.first() else { return Ok(Task::Summary) };
-    let found = CLASSES.iter().find(|(end, _)| class.ends_with(end));
+    // `…LMHeadModel` is a decoder.
+    let found = CLASSES.iter().find(|(end, _)| class.ends_with(end) && !class.contains("Head"));
     let known = || CLASSES.iter().map(|c| format!("…{}", c.0)).collect::<Vec<_>>().join(", ");
     found.map(|found| found.1).ok_or_else(|| {
         Error::failed(format!("config.json asks for the class {class}"))

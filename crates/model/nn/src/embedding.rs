@@ -80,6 +80,18 @@ impl Embedding {
         })
     }
 
+    /// Takes the tables of another, or none for now; norm and layers stay its own.
+    pub(crate) fn take_tables(&mut self, other: Option<&Self>) {
+        let empty = |own: &Param<2>| Param::new(own.name(), Tensor::zeros([1, 1], &own.plain().device()));
+        self.tokens = other.map_or_else(|| empty(&self.tokens), |other| other.tokens.clone());
+        for (own, table) in [
+            (&mut self.positions, other.map(|other| &other.positions)),
+            (&mut self.types, other.map(|other| &other.types)),
+        ] {
+            *own = table.map_or_else(|| own.as_ref().map(empty), Clone::clone);
+        }
+    }
+
     /// The vectors of tokens, `[N, D]`.
     pub(crate) fn forward(&self, ids: &Arc<[u32]>, positions: &Arc<[u32]>, types: Option<&Arc<[u32]>>) -> Tensor<2> {
         let mut x = self.unlearned(cupola_ops::embedding(self.tokens.value(), ids), ids);

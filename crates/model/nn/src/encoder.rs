@@ -181,6 +181,20 @@ impl Encoder {
         }
     }
 
+    /// The same of some tokens only, where the head reads tokens.
+    pub fn scores_at(&self, hidden: Tensor<2>, rows: &Arc<[u32]>) -> Tensor<2> {
+        let some = cupola_ops::embedding(hidden, rows);
+        match &self.head {
+            Some(head) => head.scores(some, self.stack.embedding.tokens.value(), self.precision()),
+            None => some,
+        }
+    }
+
+    /// Looks its tokens up in another's tables from now on, or in none; whoever trains them trains the other's.
+    pub fn share_tables(&mut self, other: Option<&Self>) {
+        self.stack.embedding.take_tables(other.map(|other| &other.stack.embedding));
+    }
+
     /// `sum_i weights[i] · loss_i`, `[1]`: a loss and a weight for each token, or for each text where the head reads those.
     ///
     /// # Errors

@@ -269,7 +269,7 @@ pub fn pooled(pool: Pool, hidden: Tensor<2>, batch: &Batch) -> Tensor<2> {
 }
 
 /// `sum_i weights[i] · nll_i` of scores `[N, C]`; a class of [`IGNORE`] counts nothing.
-fn cross_entropy(scores: Tensor<2>, classes: &[i32], weights: &[f32]) -> Tensor<1> {
+pub fn cross_entropy(scores: Tensor<2>, classes: &[i32], weights: &[f32]) -> Tensor<1> {
     let (rows, device) = (classes.len(), scores.device());
     let at: Vec<i32> = classes.iter().map(|class| (*class).max(0)).collect();
     let counted = classes.iter().zip(weights).map(|(class, weight)| if *class == IGNORE { 0.0 } else { *weight });

@@ -34,7 +34,7 @@ pub use embedding::{EmbeddingSpec, LearnedPositions};
 pub use encoder::{Encoder, EncoderSpec, Shared};
 pub use feed_forward::{FeedForwardSpec, FfnKind};
 pub use global_attention::GlobalAttentionSpec;
-pub use heads::{DenseSpec, Head, HeadSpec, Output, Pool, Squash, Targets, Task};
+pub use heads::{DenseSpec, Head, HeadSpec, Output, Pool, Squash, Targets, Task, cross_entropy, pooled};
 pub use layer::{Layer, LayerKind, LayerState, Pass, Reach};
 pub use layers::LayerSpec;
 pub use linear::{Linear, Weight, scale_name};

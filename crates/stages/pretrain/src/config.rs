@@ -1,7 +1,8 @@
 //! The settings of pretraining, and what follows from its one dial.
 
-use cupola_arch::{Form, Sizes};
+use cupola_arch::{Form, Sizes, Spec};
 use cupola_artifact::{Error, Result};
+use cupola_nn::Task;
 use cupola_tokenizer::Tokenizer;
 use cupola_train::PrecisionSetting;
 use cupola_train::optim::{AdjustLr, StateType};
@@ -16,8 +17,17 @@ pub struct PretrainConfig {
     /// The tokenizer: a tokenizer stage or a directory with a `tokenizer.json`.
     pub tokenizer: String,
     /// The family of the model.
-    #[serde(default = "default_family")]
+    #[serde(default = "default_family", alias = "architecture")]
     pub family: String,
+    /// What is learned, as the family has it: `causal`, the next token; `masked`, hidden tokens; `replaced`, which tokens a
+    /// small generator put in.
+    pub objective: Option<Learned>,
+    /// The share of tokens that are hidden.
+    #[serde(default = "default_mask_share")]
+    pub mask_share: f64,
+    /// Whether the tokens of a word are hidden together.
+    #[serde(default)]
+    pub whole_word: bool,
     /// The one dial: how many blocks. Width, heads, batch, learning rate and tokens follow.
     pub depth: usize,
     /// Width of the residual stream.
@@ -92,6 +102,21 @@ pub struct PretrainConfig {
     pub checkpoints: u64,
 }
 
+/// What a model learns from text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learned {
+    /// The next token.
+    Causal,
+    /// Hidden tokens (Devlin et al. 2019).
+    Masked,
+    /// Which tokens were replaced (Clark et al. 2020).
+    Replaced,
+}
+
+fn default_mask_share() -> f64 {
+    0.15
+}
 fn default_family() -> String {
     "llama".into()
 }
@@ -238,6 +263,9 @@ impl PretrainConfig {
         if !(lr > 0.0 && lr.is_finite() && (0.0..=1.0).contains(&self.warmup)) {
             return wrong(format!("lr = {lr} must be positive and warmup = {} between 0 and 1", self.warmup));
         }
+        if !(self.mask_share > 0.0 && self.mask_share < 1.0) {
+            return wrong(format!("mask_share = {} is not between 0 and 1", self.mask_share));
+        }
         let d_head = d_model / n_heads;
         Ok(Derived { d_model, n_heads, n_kv_heads, d_head, d_ff, seq_len, batch_tokens, micro_batch, lr, form, rules })
     }
@@ -257,6 +285,28 @@ impl PretrainConfig {
             bos: tokenizer.and_then(Tokenizer::bos),
             eos: tokenizer.map(|t| t.stop_ids().to_vec()).unwrap_or_default(),
             pad: tokenizer.and_then(Tokenizer::pad),
+        }
+    }
+
+    /// What a model of these numbers learns.
+    ///
+    /// # Errors
+    /// When the recipe asks for something else.
+    pub fn learned(&self, spec: &Spec) -> Result<Learned> {
+        let learned = match spec {
+            Spec::Encoder(spec) => match spec.head.map(|head| head.task) {
+                Some(Task::Replaced) => Learned::Replaced,
+                _ => Learned::Masked,
+            },
+            _ => Learned::Causal,
+        };
+        match self.objective {
+            Some(asked) if asked != learned => {
+                let message = format!("the family `{}` does not learn `objective = {asked:?}`", self.family);
+                Err(Error::usage(message.to_lowercase())
+                    .with_hint(format!("leave it out: it learns {learned:?}").to_lowercase()))
+            }
+            _ => Ok(learned),
         }
     }
 

@@ -16,6 +16,12 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// A stream of one document.
+    #[cfg(test)]
+    pub fn of(ids: Vec<u32>) -> Self {
+        Self { documents: vec![0; ids.len()], ids }
+    }
+
     /// Encodes documents; long ones in pieces at line ends, so that several cores take part.
     ///
     /// # Errors
@@ -41,6 +47,12 @@ impl Stream {
     fn push(&mut self, id: u32, document: usize) {
         self.ids.push(id);
         self.documents.push(document as u32);
+    }
+
+    /// Rows of `seq` tokens from the beginning on, with the numbers of their documents; of a shorter stream all of it.
+    pub fn rows(&self, seq: usize) -> impl Iterator<Item = (&[u32], &[u32])> {
+        let seq = seq.min(self.ids.len()).max(1);
+        self.ids.chunks_exact(seq).zip(self.documents.chunks_exact(seq))
     }
 
     /// Tokens.
@@ -99,19 +111,35 @@ impl Rows {
         self.shuffle.go_to(at);
     }
 
+    /// Where the next row begins in the stream.
+    fn draw(&mut self) -> usize {
+        let row = self.shuffle.draw();
+        let offset = Rng::new(self.seed, &format!("offset {}", self.shuffle.position().epoch)).below(self.seq_len);
+        offset + row * self.seq_len
+    }
+
     /// The next `count` rows: tokens, and the token after each.
     pub fn next(&mut self, count: usize) -> (Batch, Arc<[i32]>) {
         let (mut ids, mut targets, mut segments) = (vec![], vec![], vec![]);
         for _ in 0..count {
-            let row = self.shuffle.draw();
-            let offset = Rng::new(self.seed, &format!("offset {}", self.shuffle.position().epoch)).below(self.seq_len);
-            let at = offset + row * self.seq_len;
+            let at = self.draw();
             let span = at..at + self.seq_len;
             ids.extend_from_slice(&self.stream.ids[span.clone()]);
             segments.extend_from_slice(&self.stream.documents[span.clone()]);
             targets.extend(self.stream.ids[span.start + 1..span.end + 1].iter().map(|id| *id as i32));
         }
         (Batch::segmented(ids, count, &segments), targets.into())
+    }
+
+    /// The next `count` rows: tokens, and the numbers of their documents.
+    pub fn texts(&mut self, count: usize) -> (Vec<u32>, Vec<u32>) {
+        let (mut ids, mut segments) = (vec![], vec![]);
+        for _ in 0..count {
+            let at = self.draw();
+            ids.extend_from_slice(&self.stream.ids[at..at + self.seq_len]);
+            segments.extend_from_slice(&self.stream.documents[at..at + self.seq_len]);
+        }
+        (ids, segments)
     }
 }
 

@@ -40,6 +40,7 @@ impl Tokenizer {
             .map_err(|e| Error::failed("it is no tokenizer that the library can read").with_source(e))?;
         check_added(&root, &special)?;
         // Special tokens are added by whoever builds a sequence, and limits are the model's; offsets stay untrimmed.
+        let frame = special.get_post_processor().cloned();
         special.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
         special.with_padding(None);
         special.with_truncation(None).context(|| "cannot switch off truncation".to_owned())?;
@@ -58,6 +59,7 @@ impl Tokenizer {
             byte_level: matches!(special.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_))),
             plain,
             special,
+            frame,
             guarded: OnceLock::new(),
             json,
             config: files.tokenizer_config,
