@@ -183,20 +183,20 @@ mod tests {
 
     const VOCABULARY: usize = 24;
 
-    /// Runs of tokens that each follow from the one before by the run's stride: a neighbour or two tell a hidden token, and
-    /// how often tokens are there tells nothing.
+    /// Runs of one of four sentences of five tokens over and over: how often tokens are there tells nothing of a hidden one,
+    /// which others are around it tells the sentence, and where they stand the token.
     fn text(runs: usize, seed: u64) -> Stream {
         let mut rng = Rng::new(seed, "text");
         let run = |rng: &mut Rng| {
-            let (first, stride) = (rng.below(20), 1 + 2 * rng.below(2));
-            (0..12).map(move |i| 4 + ((first + i * stride) % 20) as u32)
+            let (sentence, begin) = (rng.below(4), rng.below(5));
+            (0..20).map(move |i| 4 + (5 * sentence + (begin + i) % 5) as u32)
         };
         Stream::of((0..runs).flat_map(|_| run(&mut rng)).collect())
     }
 
     fn sizes() -> Sizes {
         let (vocab_size, d_model, n_layers, n_heads) = (VOCABULARY, 32, 2, 4);
-        let (n_kv_heads, d_head, d_ff, max_seq_len) = (4, 8, 64, 48);
+        let (n_kv_heads, d_head, d_ff, max_seq_len) = (4, 8, 64, 20);
         let (tie_embeddings, bos, eos, pad) = (true, Some(0), vec![0], Some(1));
         Sizes {
             vocab_size,
@@ -221,11 +221,11 @@ mod tests {
         model.set_trainable(|_| true);
         let special = (0..VOCABULARY).map(|id| id < 4).collect();
         let mut objective = MaskedLm {
-            rows: Rows::new(Arc::new(text(800, 1)), 48, 5).unwrap(),
-            sequences: 8,
-            micro_batch: 4,
-            seq_len: 48,
-            held_out: Some(text(100, 2)),
+            rows: Rows::new(Arc::new(text(1600, 1)), 20, 5).unwrap(),
+            sequences: 16,
+            micro_batch: 8,
+            seq_len: 20,
+            held_out: Some(text(60, 2)),
             masking: Masking { mask: 2, share: 0.15, hidden: [0.8, 0.1], special, begins: None },
             seed: 7,
             flops_per_token: 0.0,
@@ -233,7 +233,7 @@ mod tests {
         };
         let settings = TrainSettings {
             steps,
-            lr: 4e-3,
+            lr: 1e-2,
             schedule: ScheduleConfig { name: "cosine".into(), warmup_steps: steps / 10, min_ratio: 0.1 },
             optimizer: OptimizerConfig { name: "adamw".into(), ..Default::default() },
             clip: 1.0,
@@ -248,25 +248,31 @@ mod tests {
         (model, summary.evaluation)
     }
 
-    /// Without its context each of the 20 tokens is as likely: ln 20 = 3.0.
+    /// Without context each of the 20 tokens is as likely: ln 20 = 3.0; without order each of a sentence's: ln 5 = 1.6.
     #[test]
     fn every_family_that_learns_hidden_tokens_finds_them_by_their_context() {
-        for family in ["bert", "roberta", "albert", "distilbert", "modernbert", "longformer"] {
-            let figures = trained(family, 250).1;
-            eprintln!("{family}: {figures:?}");
+        for (family, steps, bar) in [
+            ("bert", 400, 2.0),
+            ("roberta", 400, 2.0),
+            ("distilbert", 400, 2.0),
+            ("longformer", 400, 2.0),
+            // Shared blocks and a narrow embedding learn more slowly, rotary positions order at once.
+            ("albert", 1000, 2.0),
+            ("modernbert", 400, 1.2),
+        ] {
+            let figures = trained(family, steps).1;
             assert_eq!(figures[0].0, "validation_loss");
-            assert!(figures[0].1 < 1.6, "{family}: {figures:?}");
+            assert!(figures[0].1 < bar, "{family}: {figures:?}");
         }
     }
 
-    /// The loss of always saying "not replaced" is what its rate gives; both networks must beat that, and the tables are shared.
+    /// Who knows only how many tokens are replaced, an eighth, is at a loss of 0.38.
     #[test]
     fn a_generator_and_who_finds_its_tokens_are_trained_together() {
-        let (model, figures) = trained("electra", 250);
-        eprintln!("electra: {figures:?}");
+        let (model, figures) = trained("electra", 500);
         let figure = |name: &str| figures.iter().find(|f| f.0 == name).unwrap().1;
         assert!(figure("validation_loss") < 2.6, "{figures:?}");
-        assert!(figure("replaced_loss") < 0.25, "{figures:?}");
+        assert!(figure("replaced_loss") < 0.34, "{figures:?}");
         let dir = tempfile::tempdir().unwrap();
         model.save(dir.path()).unwrap();
         let load = |dir: &std::path::Path| Model::load(dir, &Device::flex()).unwrap();
