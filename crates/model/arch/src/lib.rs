@@ -1,6 +1,7 @@
 //! Families of models: one file each with its configuration and its weight names, and model directories.
 
 mod adapter;
+mod bart;
 mod config;
 mod family;
 mod fused;
@@ -8,10 +9,14 @@ mod gpt2;
 mod likeness;
 mod llama;
 mod model;
+mod mt5;
 mod names;
 mod network;
+mod pegasus;
 mod rearrange;
+mod seq2seq;
 mod source;
+mod t5;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
@@ -23,4 +28,4 @@ pub use network::{Network, Spec};
 pub use rearrange::Rearrangement;
 
 /// Every family.
-pub const ALL: &[&dyn Family] = &[&llama::Llama, &gpt2::Gpt2];
+pub const ALL: &[&dyn Family] = &[&llama::Llama, &gpt2::Gpt2, &t5::T5, &mt5::Mt5, &bart::Bart, &pegasus::Pegasus];

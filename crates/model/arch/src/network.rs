@@ -1,8 +1,8 @@
 //! The kinds of networks that a family can be.
 
 use burn::tensor::Device;
-use cupola_artifact::Result;
-use cupola_nn::{Decoder, DecoderSpec, Module, Piece, StackSpec, WeightSource};
+use cupola_artifact::{Error, Result};
+use cupola_nn::{Decoder, DecoderSpec, EncoderDecoder, EncoderDecoderSpec, Module, Piece, StackSpec, WeightSource};
 use cupola_ops::Precision;
 
 /// The numbers that make a network.
@@ -10,6 +10,14 @@ use cupola_ops::Precision;
 pub enum Spec {
     /// Predicts the next token.
     Decoder(DecoderSpec),
+    /// Reads a text whole and writes another.
+    EncoderDecoder(EncoderDecoderSpec),
+}
+
+/// The error of a network that is no decoder.
+pub(crate) fn no_decoder() -> Error {
+    Error::failed("this model is an encoder-decoder: it writes an answer to a text and does not continue one")
+        .with_hint("what you ask for needs a decoder-only model, for example `llama`")
 }
 
 impl Spec {
@@ -17,6 +25,7 @@ impl Spec {
     pub fn stack(&self) -> &StackSpec {
         match self {
             Spec::Decoder(spec) => &spec.stack,
+            Spec::EncoderDecoder(spec) => &spec.encoder,
         }
     }
 
@@ -24,6 +33,7 @@ impl Spec {
     pub fn tie_embeddings(&self) -> bool {
         match self {
             Spec::Decoder(spec) => spec.tie_embeddings,
+            Spec::EncoderDecoder(spec) => spec.tie_embeddings,
         }
     }
 
@@ -31,6 +41,7 @@ impl Spec {
     pub fn writers(&self) -> usize {
         match self {
             Spec::Decoder(spec) => spec.layers(),
+            Spec::EncoderDecoder(spec) => spec.encoder.layers() + spec.decoder.layers(),
         }
     }
 
@@ -38,6 +49,7 @@ impl Spec {
     pub fn parameters(&self) -> u64 {
         match self {
             Spec::Decoder(spec) => spec.parameters(),
+            Spec::EncoderDecoder(spec) => spec.parameters(),
         }
     }
 
@@ -48,6 +60,15 @@ impl Spec {
     pub fn decoder(&self) -> Result<&DecoderSpec> {
         match self {
             Spec::Decoder(spec) => Ok(spec),
+            Spec::EncoderDecoder(_) => Err(no_decoder()),
+        }
+    }
+
+    /// The token that a decoder's text begins with, where an encoder reads what comes before.
+    pub fn start(&self) -> Option<u32> {
+        match self {
+            Spec::Decoder(_) => None,
+            Spec::EncoderDecoder(spec) => Some(spec.start),
         }
     }
 
@@ -55,6 +76,7 @@ impl Spec {
     pub fn special(&self) -> (Option<u32>, &[u32], Option<u32>) {
         match self {
             Spec::Decoder(spec) => (spec.bos, &spec.eos, spec.pad),
+            Spec::EncoderDecoder(spec) => (spec.bos, &spec.eos, spec.pad),
         }
     }
 
@@ -65,6 +87,7 @@ impl Spec {
     pub fn build(&self, source: &mut dyn WeightSource) -> Result<Network> {
         match self {
             Spec::Decoder(spec) => Ok(Network::Decoder(Decoder::build(spec.clone(), source)?)),
+            Spec::EncoderDecoder(spec) => Ok(Network::EncoderDecoder(EncoderDecoder::build(spec.clone(), source)?)),
         }
     }
 }
@@ -74,6 +97,8 @@ impl Spec {
 pub enum Network {
     /// Predicts the next token.
     Decoder(Decoder),
+    /// Reads a text whole and writes another.
+    EncoderDecoder(EncoderDecoder),
 }
 
 impl Network {
@@ -81,6 +106,7 @@ impl Network {
     pub fn device(&self) -> Device {
         match self {
             Network::Decoder(network) => network.device(),
+            Network::EncoderDecoder(network) => network.device(),
         }
     }
 
@@ -88,6 +114,7 @@ impl Network {
     pub fn precision(&self) -> Precision {
         match self {
             Network::Decoder(network) => network.precision(),
+            Network::EncoderDecoder(network) => network.precision(),
         }
     }
 
@@ -95,6 +122,7 @@ impl Network {
     pub fn set_precision(&mut self, precision: Precision) {
         match self {
             Network::Decoder(network) => network.set_precision(precision),
+            Network::EncoderDecoder(network) => network.set_precision(precision),
         }
     }
 
@@ -102,6 +130,7 @@ impl Network {
     pub fn set_recompute(&mut self, on: bool) {
         match self {
             Network::Decoder(network) => network.set_recompute(on),
+            Network::EncoderDecoder(network) => network.set_recompute(on),
         }
     }
 }
@@ -110,6 +139,7 @@ impl Module for Network {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
         match self {
             Network::Decoder(network) => network.pieces(out),
+            Network::EncoderDecoder(network) => network.pieces(out),
         }
     }
 }

@@ -40,6 +40,17 @@ impl Batch {
         Self::of_segments(ids, batch, segments, Mask::segments)
     }
 
+    /// Rows of which a part of each holds text and the rest is padding: all tokens attend the text, none the padding.
+    /// Positions count from the left edge.
+    pub fn filled(ids: Vec<u32>, real: &[Range<usize>]) -> Self {
+        let (batch, seq) = (real.len(), ids.len() / real.len().max(1));
+        let positions = (0..batch).flat_map(|_| 0..seq as u32).collect();
+        let ends =
+            |end: fn(&Range<usize>) -> usize| real.iter().flat_map(move |r| std::iter::repeat_n(end(r) as u32, seq));
+        let mask = Mask { lo: ends(|r| r.start).collect(), hi: ends(|r| r.end).collect() };
+        Self { ids: ids.into(), positions, types: None, mask, batch }
+    }
+
     fn of_segments(ids: Vec<u32>, batch: usize, segments: &[u32], mask: fn(&[u32], usize) -> Mask) -> Self {
         let seq = ids.len() / batch;
         let starts = Mask::segments(segments, seq);
