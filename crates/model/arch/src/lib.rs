@@ -2,17 +2,27 @@
 
 mod adapter;
 mod bart;
+mod bloom;
 mod config;
+mod falcon;
 mod family;
 mod fused;
+mod gemma2;
+mod gemma3;
 mod gpt2;
+mod gpt_neox;
 mod likeness;
 mod llama;
+mod mistral;
 mod model;
 mod mt5;
 mod names;
 mod network;
 mod pegasus;
+mod opt;
+mod phi3;
+mod qwen2;
+mod qwen3;
 mod rearrange;
 mod seq2seq;
 mod source;
@@ -28,4 +38,21 @@ pub use network::{Network, Spec};
 pub use rearrange::Rearrangement;
 
 /// Every family.
-pub const ALL: &[&dyn Family] = &[&llama::Llama, &gpt2::Gpt2, &t5::T5, &mt5::Mt5, &bart::Bart, &pegasus::Pegasus];
+pub const ALL: &[&dyn Family] = &[
+    &llama::Llama,
+    &gpt2::Gpt2,
+    &mistral::Mistral,
+    &qwen2::Qwen2,
+    &qwen3::Qwen3,
+    &phi3::Phi3,
+    &gemma2::Gemma2,
+    &gemma3::Gemma3,
+    &gpt_neox::GptNeox,
+    &opt::Opt,
+    &bloom::Bloom,
+    &falcon::Falcon,
+    &t5::T5,
+    &mt5::Mt5,
+    &bart::Bart,
+    &pegasus::Pegasus,
+];
