@@ -2,6 +2,7 @@
 
 mod adapter;
 mod albert;
+mod bart;
 mod bert;
 mod bloom;
 mod config;
@@ -20,15 +21,19 @@ mod longformer;
 mod mistral;
 mod model;
 mod modernbert;
+mod mt5;
 mod names;
 mod network;
 mod opt;
+mod pegasus;
 mod phi3;
 mod qwen2;
 mod qwen3;
 mod rearrange;
 mod roberta;
+mod seq2seq;
 mod source;
+mod t5;
 mod tasks;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
@@ -62,4 +67,8 @@ pub const ALL: &[&dyn Family] = &[
     &electra::Electra,
     &modernbert::ModernBert,
     &longformer::Longformer,
+    &t5::T5,
+    &mt5::Mt5,
+    &bart::Bart,
+    &pegasus::Pegasus,
 ];

@@ -85,6 +85,7 @@ fn row(family: &'static dyn Family) -> String {
     let (kind, objectives) = match &spec {
         Spec::Decoder(_) => ("decoder", "causal"),
         Spec::Encoder(_) => ("encoder", "masked"),
+        Spec::EncoderDecoder(_) => ("encoder-decoder", "causal on what the encoder read"),
     };
     let stack = spec.stack();
     let layers = || stack.blocks.iter().flat_map(|b| &b.layers);

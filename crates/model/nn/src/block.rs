@@ -9,11 +9,12 @@ use cupola_ops::Part;
 use crate::attention::AttentionSpec;
 use crate::batch::Batch;
 use crate::feed_forward::FeedForwardSpec;
-use crate::layer::{Layer, Pass, Reach};
+use crate::layer::{Layer, LayerState, Pass, Reach};
 use crate::layers::LayerSpec;
 use crate::module::{Module, Piece};
 use crate::norm::{Norm, NormSpec, Stream};
 use crate::param::ParamMut;
+use crate::relative::Relative;
 use crate::source::Scope;
 
 /// Where the norms of a block stand.
@@ -162,28 +163,49 @@ impl Block {
         let mut plain = self.clone();
         let mut parameters = plain.params_mut();
         let trainable: Vec<bool> = parameters.iter().map(ParamMut::trainable).collect();
-        let leaves: Vec<Tensor<1>> = parameters.iter().filter_map(ParamMut::leaf).collect();
+        let mut leaves: Vec<Tensor<1>> = parameters.iter().filter_map(ParamMut::leaf).collect();
         parameters.iter_mut().for_each(|p| p.set_trainable(false));
         drop(parameters);
+        // The stack's relative positions are a parameter of each of its blocks.
+        let (relative, learns) = (pass.relative.clone(), pass.relative.as_ref().is_some_and(|r| r.table.trainable()));
+        leaves.extend(relative.iter().filter(|_| learns).map(|r| cupola_ops::unranked(r.table.value())));
+        let relative = relative.map(|mut relative| {
+            relative.table.set_trainable(false);
+            relative
+        });
         let (positions, batch, precision) = (Arc::clone(&pass.positions), batch.clone(), pass.precision);
-        let run = move |block: &Block, x: Tensor<2>| {
-            let reach = Reach::Batch(&batch);
-            let mut pass = Pass { positions: Arc::clone(&positions), reach, precision, slot: 0, extra: vec![] };
+        let run = move |block: &Block, relative: Option<Relative>, x: Tensor<2>| {
+            let (positions, reach) = (Arc::clone(&positions), Reach::Batch(&batch));
+            let mut pass = Pass { positions, reach, precision, memory: None, relative, slot: 0, extra: vec![] };
             let mut stream = Stream::new(x);
             block.forward(&mut stream, &mut pass);
             stream.value()
         };
         let inner = if x.is_autodiff() { x.clone().inner() } else { x.clone() };
-        let result = run(&plain, inner);
+        let result = run(&plain, relative.clone(), inner);
         let part: Arc<Part> = Arc::new(move |x| {
             let mut fresh = plain.clone();
             let mut parameters = fresh.params_mut();
             parameters.iter_mut().zip(&trainable).for_each(|(p, trainable)| p.set_trainable(*trainable));
-            let leaves = parameters.iter().filter_map(ParamMut::leaf).collect();
+            let mut leaves: Vec<Tensor<1>> = parameters.iter().filter_map(ParamMut::leaf).collect();
             drop(parameters);
-            (run(&fresh, x), leaves)
+            let mut relative = relative.clone();
+            if let Some(relative) = relative.as_mut().filter(|_| learns) {
+                relative.table.set_trainable(true);
+                leaves.push(cupola_ops::unranked(relative.table.value()));
+            }
+            (run(&fresh, relative, x), leaves)
         });
         cupola_ops::recompute(x, result, &leaves, part)
+    }
+}
+
+impl Block {
+    /// Lets its layers compute what they need of an encoder's output, `[Ts, D]`.
+    pub(crate) fn remember(&self, memory: &Tensor<2>, states: &mut [LayerState]) {
+        for (part, state) in self.parts.iter().zip(&mut states[self.slot..]) {
+            part.layer.remember(memory, state);
+        }
     }
 }
 

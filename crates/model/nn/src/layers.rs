@@ -1,6 +1,7 @@
 //! The list of layers that blocks are made of.
 
 use crate::attention::AttentionSpec;
+use crate::cross_attention::CrossAttentionSpec;
 use crate::feed_forward::FeedForwardSpec;
 use crate::global_attention::GlobalAttentionSpec;
 use crate::layer::LayerKind;
@@ -34,6 +35,8 @@ macro_rules! layers {
 layers! {
     /// Multi-head attention.
     Attention(AttentionSpec),
+    /// Attention to what an encoder has given.
+    CrossAttention(CrossAttentionSpec),
     /// A feed-forward layer.
     FeedForward(FeedForwardSpec),
     /// Attention to a window and to global tokens.
