@@ -5,7 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use cupola_artifact::{Context, Error, Result, write_atomic};
 use serde_json::{Map, Value, json};
+use tokenizers::ModelWrapper;
+use tokenizers::models::unigram::Unigram;
 
+use crate::chat::{GUARD, drop_guard};
 use crate::special::{SideFiles, SpecialIds};
 use crate::template::ChatTemplate;
 use crate::tokenizer::{Inner, Tokenizer};
@@ -40,12 +43,14 @@ impl Tokenizer {
             .map_err(|e| Error::failed("it is no tokenizer that the library can read").with_source(e))?;
         check_added(&root, &special)?;
         // Special tokens are added by whoever builds a sequence, and limits are the model's; offsets stay untrimmed.
+        let post = special.get_post_processor().cloned();
         special.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
         special.with_padding(None);
         special.with_truncation(None).context(|| "cannot switch off truncation".to_owned())?;
         special.set_encode_special_tokens(false);
         let mut plain = special.clone();
         plain.set_encode_special_tokens(true);
+        hide_special_pieces(&mut plain, &root)?;
         let ids = SpecialIds::find(&special, &files, template.as_deref());
         let name = |role: &str, id: Option<u32>| -> Option<String> {
             let given = files.tokenizer_config.get(&format!("{role}_token")).and_then(crate::special::token_text);
@@ -59,6 +64,7 @@ impl Tokenizer {
             plain,
             special,
             guarded: OnceLock::new(),
+            post,
             json,
             config: files.tokenizer_config,
             ids,
@@ -102,6 +108,24 @@ impl Tokenizer {
         write_json(&dir.join("tokenizer_config.json"), &Value::Object(config))?;
         write_json(&dir.join("special_tokens_map.json"), &Value::Object(map))
     }
+}
+
+/// Gives the pieces of a Unigram model that are special tokens other names, under the same ids: the model would choose
+/// them for plain text, whatever the recognition of special tokens says. The names begin with the guard character, which
+/// is dropped from every text.
+fn hide_special_pieces(tokenizer: &mut tokenizers::Tokenizer, root: &Value) -> Result<()> {
+    let ModelWrapper::Unigram(model) = tokenizer.get_model() else { return Ok(()) };
+    let special = |piece: &str| tokenizer.get_added_vocabulary().is_special_token(piece);
+    let hidden = |(id, (piece, score)): (usize, &(String, f64))| {
+        (if special(piece) { format!("{GUARD}{id}") } else { piece.clone() }, *score)
+    };
+    let unk = root["model"]["unk_id"].as_u64().and_then(|id| usize::try_from(id).ok());
+    let what = || "it has no usable Unigram model".to_owned();
+    let model =
+        Unigram::from(model.iter().enumerate().map(hidden).collect(), unk, model.byte_fallback()).context(what)?;
+    drop_guard(tokenizer).context(what)?;
+    tokenizer.with_model(model);
+    Ok(())
 }
 
 /// Writes a value as indented JSON.

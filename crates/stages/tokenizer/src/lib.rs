@@ -6,6 +6,7 @@
 mod chat;
 mod files;
 mod pycompat;
+mod sequence;
 mod special;
 mod stage;
 mod stream;
@@ -15,6 +16,7 @@ mod train;
 mod validate;
 
 pub use chat::Message;
+pub use sequence::{EncodedSequence, SequenceOptions};
 pub use stage::TokenizerStage;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, RenderOptions};

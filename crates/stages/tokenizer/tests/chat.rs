@@ -1,9 +1,7 @@
 //! Chats: special tokens in messages, and the mask of what the assistant wrote.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::path::Path;
-
-use cupola_testkit::{TempDir, tiny_tokenizer_files};
+use cupola_testkit::{TempDir, fixture, tiny_tokenizer_files};
 use cupola_tokenizer::{Message, Tokenizer};
 use serde_json::{Value, json};
 
@@ -104,7 +102,7 @@ fn the_mask_is_found_when_earlier_turns_are_rendered_otherwise() {
 
 #[test]
 fn every_reference_template_gives_a_mask() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat-templates.json");
+    let path = fixture("chat-templates").join("golden.json");
     let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let messages: Vec<Message> = serde_json::from_value(golden["conversations"]["finished"].clone()).unwrap();
     for (name, source) in golden["templates"].as_object().unwrap() {
