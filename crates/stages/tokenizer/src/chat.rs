@@ -77,8 +77,20 @@ impl Tokenizer {
     /// The text that the chat template makes of `messages`; with `add_generation_prompt` it ends where the assistant is
     /// to go on.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.render_chat_with(messages, &RenderOptions { add_generation_prompt, ..Default::default() })
+    }
+
+    /// The same with all that a template may be given. With tools, the template named `tool_use` is taken where there is
+    /// one.
+    pub fn render_chat_with(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         let messages: Vec<Value> = messages.iter().map(Message::to_json).collect();
-        self.template()?.render(&messages, &RenderOptions { add_generation_prompt, ..Default::default() })
+        let for_tools = if options.tools.is_null() { None } else { self.named_template("tool_use") };
+        for_tools.map_or_else(|| self.template(), Ok)?.render(&messages, options)
+    }
+
+    /// The chat template of a name, beside the default one.
+    pub fn named_template(&self, name: &str) -> Option<&ChatTemplate> {
+        self.0.named.iter().find(|(n, _)| n == name).map(|(_, template)| template)
     }
 
     /// The tokens of a chat. Text in messages never becomes a special token, whatever it says.

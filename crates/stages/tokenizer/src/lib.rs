@@ -5,6 +5,7 @@
 
 mod chat;
 mod files;
+mod layouts;
 mod pycompat;
 mod sequence;
 mod special;

@@ -29,6 +29,8 @@ pub(crate) struct Inner {
     pub config: Map<String, Value>,
     pub ids: SpecialIds,
     pub template: Option<ChatTemplate>,
+    /// Further chat templates by name, e.g. `tool_use`.
+    pub named: Vec<(String, ChatTemplate)>,
     pub vocab_size: usize,
     pub byte_level: bool,
 }

@@ -12,6 +12,7 @@ use tokenizers::{
 };
 
 use crate::special::SideFiles;
+use crate::template::TemplateSources;
 use crate::tokenizer::Tokenizer;
 
 /// The texts of the special tokens.
@@ -129,7 +130,8 @@ pub fn train(texts: &[&str], config: &TrainConfig) -> Result<Tokenizer> {
     tokenizer.train(&mut trainer, texts.iter()).context(failed)?;
     let (json, settings) = (to_json(tokenizer).context(failed)?, tokenizer_config(config));
     let template = config.chat_template.clone().unwrap_or_else(|| default_chat_template(&config.special));
-    Tokenizer::build(json, SideFiles { tokenizer_config: settings, ..SideFiles::default() }, Some(template))
+    let templates = TemplateSources { default: Some(template), named: Vec::new() };
+    Tokenizer::build(json, SideFiles { tokenizer_config: settings, ..SideFiles::default() }, templates)
 }
 
 fn to_json(tokenizer: BpeTokenizer) -> Result<Vec<u8>, tokenizers::Error> {
