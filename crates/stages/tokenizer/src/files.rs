@@ -108,7 +108,15 @@ impl Tokenizer {
             config.insert("chat_template".to_owned(), if all.len() == 1 { json!(template) } else { json!(all) });
         }
         let mut map = Map::new();
-        for (role, id) in [("bos_token", self.bos()), ("eos_token", self.eos()), ("pad_token", self.pad())] {
+        for (role, id) in [
+            ("bos_token", self.bos()),
+            ("eos_token", self.eos()),
+            ("pad_token", self.pad()),
+            ("unk_token", self.unk()),
+            ("cls_token", self.cls()),
+            ("sep_token", self.sep()),
+            ("mask_token", self.mask()),
+        ] {
             if let Some(token) = id.and_then(|id| self.id_to_token(id)) {
                 map.insert(role.to_owned(), json!(token));
                 config.insert(role.to_owned(), json!(token));

@@ -23,6 +23,9 @@ use serde_json::{Map, Value, json};
 use crate::files::{read_limited, read_object};
 use crate::special::{SideFiles, token_text};
 
+pub(crate) use sentencepiece::metaspace;
+pub(crate) use wordpiece::bert_template;
+
 /// Names of sentencepiece models.
 const SENTENCEPIECE: [&str; 4] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model"];
 

@@ -22,4 +22,6 @@ pub use stage::TokenizerStage;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, RenderOptions};
 pub use tokenizer::Tokenizer;
-pub use train::{SpecialTokens, TrainConfig, default_chat_template, train};
+pub use train::{
+    SpecialTokens, TokenizerKind, TrainConfig, UnigramTokens, WordPieceTokens, default_chat_template, train,
+};

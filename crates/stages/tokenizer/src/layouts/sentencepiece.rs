@@ -297,7 +297,8 @@ impl Model {
     }
 }
 
-fn metaspace(scheme: &str, split: bool) -> Value {
+/// A step that writes blanks as `▁`, with one before the text as `scheme` says.
+pub(crate) fn metaspace(scheme: &str, split: bool) -> Value {
     json!({ "type": "Metaspace", "replacement": BLANK, "prepend_scheme": scheme, "split": split })
 }
 
