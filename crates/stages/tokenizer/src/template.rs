@@ -125,12 +125,11 @@ impl std::fmt::Debug for ChatTemplate {
 fn template_error(what: &str, error: &minijinja::Error) -> Error {
     let place = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    let error_text = format!("{what}: {detail}{place}");
-    match error.kind() {
-        ErrorKind::OutOfFuel => Error::failed(format!("{what}: it does not come to an end{place}"))
-            .with_hint("a loop or a macro in the template runs too long"),
-        _ => Error::failed(error_text),
+    if error.kind() == ErrorKind::OutOfFuel {
+        return Error::failed(format!("{what}: it does not come to an end{place}"))
+            .with_hint("a loop or a macro in the template runs too long");
     }
+    Error::failed(format!("{what}: {detail}{place}"))
 }
 
 /// Removes the marks of generation blocks and notes where they were.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::protobuf::{Field, Fields};
 use super::{Beside, added, template, unknown_family};
+use crate::charsmap::to_base64;
 
 /// What a blank is written as.
 const BLANK: char = '▁';
@@ -199,7 +200,7 @@ impl Model {
             }
         }
         if !self.charsmap.is_empty() {
-            steps.push(json!({ "type": "Precompiled", "precompiled_charsmap": base64(&self.charsmap) }));
+            steps.push(json!({ "type": "Precompiled", "precompiled_charsmap": to_base64(&self.charsmap) }));
         }
         if self.remove_blanks {
             steps.extend([replace(r"\A +|[ ▁]+\z", ""), replace(" {2,}", " ")]);
@@ -332,30 +333,4 @@ fn is_tiktoken(bytes: &[u8]) -> bool {
     let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
     let Some((word, rank)) = std::str::from_utf8(line).ok().and_then(|l| l.split_once(' ')) else { return false };
     rank.trim_end().parse::<u64>().is_ok() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b))
-}
-
-/// Base64 with padding (RFC 4648).
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |w, &b| w << 8 | u32::from(b)) << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let letter = LETTERS[(word >> (18 - 6 * place) & 63) as usize];
-            out.push(if place <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_pads_to_four_letters() {
-        for (text, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
-            assert_eq!(base64(text.as_bytes()), coded);
-        }
-    }
 }
