@@ -15,7 +15,7 @@ const BLOCK_START: char = '\u{fdd1}';
 const BLOCK_END: char = '\u{fdd2}';
 
 /// Steps and bytes that one rendering may take: far more than any conversation needs, and over in a few seconds.
-const FUEL: u64 = 200_000_000;
+const FUEL: u64 = 50_000_000;
 
 /// A compiled chat template.
 #[derive(Clone)]
