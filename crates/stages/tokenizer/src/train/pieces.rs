@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 
+/// What a blank is written as.
+pub(super) const BLANK: char = '▁';
 /// Characters of the longest piece.
 const LONGEST: usize = 16;
 /// Pieces to begin with.
@@ -26,7 +28,7 @@ pub(super) fn seeds(words: &[(Vec<char>, f64)], min_frequency: u64) -> Vec<Piece
         for (word, count) in words {
             for part in word.windows(length) {
                 // A part is no more frequent than its beginning.
-                if length <= 2 || last.contains_key(&part[..length - 1]) {
+                if length == 1 || (last.contains_key(&part[..length - 1]) && !mixed(part)) {
                     *counts.entry(part).or_default() += count;
                 }
             }
@@ -45,6 +47,14 @@ pub(super) fn seeds(words: &[(Vec<char>, f64)], min_frequency: u64) -> Vec<Piece
     found.truncate(MOST.max(found.iter().take_while(|(part, _)| part.len() == 1).count()));
     let total: f64 = found.iter().map(|(_, weight)| weight).sum();
     found.into_iter().map(|(part, weight)| Piece { text: part.to_vec(), score: (weight / total).ln() }).collect()
+}
+
+/// Whether a part mixes letters, digits and other signs; a blank may begin anything. As in sentencepiece, no piece does:
+/// a word is the same before a comma.
+fn mixed(part: &[char]) -> bool {
+    let class = |c: &char| if c.is_alphabetic() { 0 } else { 1 + u8::from(c.is_numeric()) };
+    let rest = if part.first() == Some(&BLANK) { &part[1..] } else { part };
+    rest.windows(2).any(|pair| class(&pair[0]) != class(&pair[1]) || pair[1] == BLANK)
 }
 
 /// A node of the tree: its children lie side by side.
@@ -123,6 +133,18 @@ mod tests {
         let of = |text: &str| seeds(&words, 2).iter().find(|p| p.text == chars(text)).map(|p| p.score.exp());
         // Characters covered: a 3, b 4, c 4, d 1, ab 6, bc 8, abc 9.
         assert!((of("bc").unwrap_or(0.0) - 8.0 / 35.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn pieces_do_not_mix_letters_digits_and_signs() {
+        for (part, want) in
+            [("▁the", false), ("▁24", false), ("▁,", false), ("...", false), ("▁", false), ("naïve", false)]
+        {
+            assert_eq!(mixed(&chars(part)), want, "{part}");
+        }
+        for part in ["the,", "▁don't", "a1", "▁1a", "1,"] {
+            assert!(mixed(&chars(part)), "{part}");
+        }
     }
 
     #[test]

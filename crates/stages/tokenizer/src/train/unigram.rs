@@ -7,15 +7,13 @@ use cupola_artifact::{Context, Error, Result};
 use serde_json::{Map, Value, json};
 
 use super::em::Fit;
-use super::pieces::seeds;
+use super::pieces::{BLANK, seeds};
 use super::{TrainConfig, UnigramTokens, alphabet, check_room, count_words};
 use crate::layouts::{added, metaspace, template};
 use crate::special::SideFiles;
 use crate::template::TemplateSources;
 use crate::tokenizer::Tokenizer;
 
-/// What a blank is written as.
-const BLANK: char = '▁';
 /// Rounds of fitting before pieces are dropped.
 const ROUNDS: usize = 2;
 /// More pieces are kept until the end than are asked for: the last cut goes by score.
