@@ -9,6 +9,7 @@ use cupola_ops::{LayerCache, Precision};
 
 use crate::batch::{Batch, Step};
 use crate::module::Module;
+use crate::router::Routing;
 use crate::source::Scope;
 
 /// A layer of a block, without its norm and its residual connection.
@@ -96,6 +97,8 @@ pub struct Pass<'a, 'b> {
     pub slot: usize,
     /// What layers add to the loss, `[1]` each, weighted already.
     pub extra: Vec<Tensor<1>>,
+    /// What the routers of a batch decided.
+    pub routing: Vec<Routing>,
 }
 
 impl Pass<'_, '_> {

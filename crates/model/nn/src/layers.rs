@@ -1,7 +1,9 @@
 //! The list of layers that blocks are made of.
 
 use crate::attention::AttentionSpec;
+use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
+use crate::latent_attention::LatentAttentionSpec;
 use crate::layer::LayerKind;
 
 /// The numbers of a layer, whichever it is.
@@ -35,4 +37,8 @@ layers! {
     Attention(AttentionSpec),
     /// A feed-forward layer.
     FeedForward(FeedForwardSpec),
+    /// A mixture of experts.
+    Experts(ExpertsSpec),
+    /// Multi-head latent attention.
+    LatentAttention(LatentAttentionSpec),
 }

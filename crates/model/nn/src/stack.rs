@@ -12,6 +12,7 @@ use crate::embedding::{Embedding, EmbeddingSpec};
 use crate::layer::{Pass, Reach};
 use crate::module::{Module, Piece};
 use crate::norm::{Norm, NormSpec, Stream};
+use crate::router::Routing;
 use crate::source::Scope;
 
 /// The numbers that make a stack.
@@ -57,6 +58,8 @@ pub struct Hidden {
     pub last: Tensor<2>,
     /// What layers add to the loss, `[1]` each.
     pub extra: Vec<Tensor<1>>,
+    /// What routers decided.
+    pub routing: Vec<Routing>,
 }
 
 impl Stack {
@@ -108,14 +111,23 @@ impl Stack {
     }
 
     fn pass<'a, 'b>(&self, positions: &Arc<[u32]>, reach: Reach<'a, 'b>) -> Pass<'a, 'b> {
-        Pass { positions: Arc::clone(positions), reach, precision: self.precision, slot: 0, extra: vec![] }
+        Pass {
+            positions: Arc::clone(positions),
+            reach,
+            precision: self.precision,
+            slot: 0,
+            extra: vec![],
+            routing: vec![],
+        }
     }
 
     fn batch(&self, batch: &Batch, seen: impl FnMut(&Stream)) -> Hidden {
         let x = self.embedding.forward(&batch.ids, &batch.positions, batch.types.as_ref());
         let mut pass = self.pass(&batch.positions, Reach::Batch(batch));
         let last = self.run(x, &mut pass, seen);
-        Hidden { last, extra: pass.extra }
+        let mut extra = pass.extra;
+        extra.extend(crate::router::losses(&pass.routing, batch.real.as_deref()));
+        Hidden { last, extra, routing: pass.routing }
     }
 
     /// The last hidden states of a batch, `[B·T, D]`.
