@@ -18,14 +18,15 @@ mod model;
 mod mt5;
 mod names;
 mod network;
-mod pegasus;
 mod opt;
+mod pegasus;
 mod phi3;
 mod qwen2;
 mod qwen3;
 mod rearrange;
 mod seq2seq;
 mod source;
+mod switch;
 mod t5;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
@@ -53,6 +54,7 @@ pub const ALL: &[&dyn Family] = &[
     &falcon::Falcon,
     &t5::T5,
     &mt5::Mt5,
+    &switch::SwitchTransformers,
     &bart::Bart,
     &pegasus::Pegasus,
 ];

@@ -18,6 +18,8 @@ pub struct Batch {
     pub types: Option<Arc<[u32]>>,
     /// Who attends whom.
     pub mask: Mask,
+    /// Which tokens are no padding, `[B · T]`; all where it is absent. Routers' losses and counts leave padding out.
+    pub real: Option<Arc<[bool]>>,
     /// Rows.
     pub batch: usize,
 }
@@ -27,7 +29,7 @@ impl Batch {
     pub fn causal(ids: Vec<u32>, batch: usize) -> Self {
         let seq = ids.len() / batch;
         let positions = (0..batch).flat_map(|_| 0..seq as u32).collect();
-        Self { mask: Mask::causal(batch, seq), positions, ids: ids.into(), types: None, batch }
+        Self { mask: Mask::causal(batch, seq), positions, ids: ids.into(), types: None, real: None, batch }
     }
 
     /// Rows that hold several segments, each attending only its own past; `segments` numbers them, `[B · T]`.
@@ -48,14 +50,14 @@ impl Batch {
         let ends =
             |end: fn(&Range<usize>) -> usize| real.iter().flat_map(move |r| std::iter::repeat_n(end(r) as u32, seq));
         let mask = Mask { lo: ends(|r| r.start).collect(), hi: ends(|r| r.end).collect() };
-        Self { ids: ids.into(), positions, types: None, mask, batch }
+        Self { ids: ids.into(), positions, types: None, real: None, mask, batch }
     }
 
     fn of_segments(ids: Vec<u32>, batch: usize, segments: &[u32], mask: fn(&[u32], usize) -> Mask) -> Self {
         let seq = ids.len() / batch;
         let starts = Mask::segments(segments, seq);
         let positions = starts.lo.iter().enumerate().map(|(i, lo)| (i % seq) as u32 - lo).collect();
-        Self { mask: mask(segments, seq), positions, ids: ids.into(), types: None, batch }
+        Self { mask: mask(segments, seq), positions, ids: ids.into(), types: None, real: None, batch }
     }
 
     /// Tokens per row.

@@ -2,8 +2,11 @@
 
 use crate::attention::AttentionSpec;
 use crate::cross_attention::CrossAttentionSpec;
+use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
+use crate::latent_attention::LatentAttentionSpec;
 use crate::layer::LayerKind;
+use crate::switch::SwitchSpec;
 
 /// The numbers of a layer, whichever it is.
 macro_rules! layers {
@@ -38,4 +41,10 @@ layers! {
     CrossAttention(CrossAttentionSpec),
     /// A feed-forward layer.
     FeedForward(FeedForwardSpec),
+    /// A mixture of experts.
+    Experts(ExpertsSpec),
+    /// A mixture of experts of which a token goes to one.
+    Switch(SwitchSpec),
+    /// Multi-head latent attention.
+    LatentAttention(LatentAttentionSpec),
 }

@@ -39,6 +39,7 @@ fixtures! {
     parity_llama_sharded_bf16: "llama-sharded-bf16",
     parity_mt5: "mt5",
     parity_pegasus: "pegasus",
+    parity_switch: "switch",
     parity_t5: "t5",
     parity_t5_v1_1: "t5-v1.1",
     parity_mistral: "mistral",
