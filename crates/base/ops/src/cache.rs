@@ -23,6 +23,25 @@ impl LayerCache {
             self.device.as_ref().map_or(0, |(k, v)| [k, v].iter().map(|t| t.dims().iter().product::<usize>()).sum());
         (self.host_k.len() + self.host_v.len() + device) * size_of::<f32>()
     }
+
+    /// Appends rows `[N, Dk]` and `[N, Dv]`, and gives all of them, for attention that makes its keys and values of what is
+    /// kept. The tensors have no tape.
+    pub fn extend(&mut self, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let (widths, device) = ([k.dims()[1], v.dims()[1]], k.device());
+        if !crate::is_host(&device) {
+            let (k, v) = match self.device.take() {
+                Some((k_old, v_old)) => (Tensor::cat(vec![k_old, k], 0), Tensor::cat(vec![v_old, v], 0)),
+                None => (k, v),
+            };
+            self.device = Some((k.clone(), v.clone()));
+            return (k, v);
+        }
+        crate::read(k, |k| self.host_k.extend_from_slice(k));
+        crate::read(v, |v| self.host_v.extend_from_slice(v));
+        let all =
+            |numbers: &[f32], width: usize| crate::from_vec(numbers.to_vec(), [numbers.len() / width, width], &device);
+        (all(&self.host_k, widths[0]), all(&self.host_v, widths[1]))
+    }
 }
 
 /// What one sequence brings to a step.

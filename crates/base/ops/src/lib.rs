@@ -35,8 +35,10 @@ pub use cupola_kernels::{Precision, feed_forward_kept, feed_forward_rows, loss_p
 pub use device::{NAMES as DEVICES, is_host, open};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
-pub use experts::router::{balance_loss, choose_experts, expert_weights, router_scores, router_z_loss};
-pub use experts::{ExpertWeights, combine, experts_swiglu, grouped_linear, permute};
+pub use experts::router::{
+    balance_loss, choose_experts, choose_in_groups, expert_weights, router_scores, router_z_loss,
+};
+pub use experts::{ExpertWeights, combine, experts_gated, grouped_linear, permute};
 pub use ffn::{LinearTensors, feed_forward};
 pub use host::erase as unranked;
 pub use linear::linear;

@@ -33,6 +33,7 @@ mod rearrange;
 mod roberta;
 mod seq2seq;
 mod source;
+mod switch;
 mod t5;
 mod tasks;
 
@@ -69,6 +70,7 @@ pub const ALL: &[&dyn Family] = &[
     &longformer::Longformer,
     &t5::T5,
     &mt5::Mt5,
+    &switch::SwitchTransformers,
     &bart::Bart,
     &pegasus::Pegasus,
 ];

@@ -30,6 +30,7 @@ pub(crate) fn finished(
         tie_embeddings: config.flag("tie_word_embeddings", true)?,
         head_scale: None,
         logits_bias: false,
+        balance: 0.0,
         start,
         bos: config.token("bos_token_id")?,
         eos: config.tokens("eos_token_id")?,

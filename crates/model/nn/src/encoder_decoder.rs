@@ -17,6 +17,7 @@ use crate::pairs::{Pairs, filled};
 use crate::param::{Param, ParamMut};
 use crate::source::{Count, Scope, WeightSource};
 use crate::stack::{Given, Hidden, Stack, StackSpec};
+use crate::switch::row_balance;
 
 /// The numbers that make an encoder-decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +32,8 @@ pub struct EncoderDecoderSpec {
     pub head_scale: Option<f32>,
     /// Whether numbers that are never trained are added to the logits.
     pub logits_bias: bool,
+    /// The share in the loss of what keeps the load of each side's experts even, row by row (Switch Transformers).
+    pub balance: f32,
     /// The token that a decoder's text begins with.
     pub start: u32,
     /// The beginning-of-text token.
@@ -63,7 +66,7 @@ impl EncoderDecoderSpec {
     /// Numbers in the matrices that tokens pass through, the output layer included and the embedding not.
     pub fn matrix_parameters(&self) -> u64 {
         let head = if self.tie_embeddings { self.encoder.vocab_size * self.decoder.d_model } else { 0 };
-        self.count().products as u64 + head as u64
+        self.count().products.round() as u64 + head as u64
     }
 
     /// Floating-point operations of training on a pair of texts of so many tokens: 6 for each number of a matrix and
@@ -158,11 +161,18 @@ impl EncoderDecoder {
         Given { table: Some(self.table()), memory: Some(memory) }
     }
 
-    /// The decoder's last hidden states, `[B·Tt, D]`, and what both sides' layers add to the loss.
+    /// The decoder's last hidden states, `[B·Tt, D]`; what both sides' layers add to the loss, and what their routers decided,
+    /// the encoder's first.
     pub fn hidden(&self, pairs: &Pairs) -> Hidden {
         let read = self.encoder.hidden(&pairs.source);
         let mut written = self.decoder.hidden_given(&pairs.target, self.given(pairs, read.last));
+        if self.spec.balance != 0.0 {
+            let sides = [(&read.routing, pairs.source.batch), (&written.routing, pairs.target.batch)];
+            let balance = sides.into_iter().filter_map(|(routing, rows)| row_balance(routing, rows));
+            written.extra.extend(balance.map(|loss| loss.mul_scalar(self.spec.balance)));
+        }
         written.extra.extend(read.extra);
+        written.routing.splice(0..0, read.routing);
         written
     }
 

@@ -11,6 +11,7 @@ use crate::batch::{Batch, Step};
 use crate::cross_attention::Memory;
 use crate::module::Module;
 use crate::relative::Relative;
+use crate::router::Routing;
 use crate::source::Scope;
 
 /// A layer of a block, without its norm and its residual connection.
@@ -127,6 +128,8 @@ pub struct Pass<'a, 'b> {
     pub slot: usize,
     /// What layers add to the loss, `[1]` each, weighted already.
     pub extra: Vec<Tensor<1>>,
+    /// What the routers of a batch decided.
+    pub routing: Vec<Routing>,
 }
 
 impl Pass<'_, '_> {

@@ -2,9 +2,12 @@
 
 use crate::attention::AttentionSpec;
 use crate::cross_attention::CrossAttentionSpec;
+use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
 use crate::global_attention::GlobalAttentionSpec;
+use crate::latent_attention::LatentAttentionSpec;
 use crate::layer::LayerKind;
+use crate::switch::SwitchSpec;
 
 /// The numbers of a layer, whichever it is.
 macro_rules! layers {
@@ -41,4 +44,10 @@ layers! {
     FeedForward(FeedForwardSpec),
     /// Attention to a window and to global tokens.
     GlobalAttention(GlobalAttentionSpec),
+    /// A mixture of experts.
+    Experts(ExpertsSpec),
+    /// A mixture of experts of which a token goes to one.
+    Switch(SwitchSpec),
+    /// Multi-head latent attention.
+    LatentAttention(LatentAttentionSpec),
 }

@@ -39,6 +39,8 @@ pub enum Use {
     Table,
     /// Norms, biases and whatever else is not multiplied by whole rows.
     Other,
+    /// No parameter: it moves by a rule of its own, not by gradients.
+    Buffer,
 }
 
 /// A weight that a model asks for.
@@ -236,11 +238,13 @@ impl WeightSource for Count {
 
     fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)> {
         let numbers = want.shape.iter().fold(1u64, |product, n| product.saturating_mul(*n as u64));
-        self.parameters = self.parameters.saturating_add(numbers);
+        if want.purpose != Use::Buffer {
+            self.parameters = self.parameters.saturating_add(numbers);
+        }
         self.products += match want.purpose {
             Use::Product => numbers as f64,
             Use::Share(share) => share * numbers as f64,
-            Use::Table | Use::Other => 0.0,
+            Use::Table | Use::Other | Use::Buffer => 0.0,
         };
         Ok((want.name.to_string(), None))
     }

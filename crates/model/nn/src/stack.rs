@@ -13,6 +13,7 @@ use crate::embedding::{Embedding, EmbeddingSpec};
 use crate::layer::{Pass, Reach};
 use crate::module::{Module, Piece};
 use crate::norm::{Norm, NormSpec, Stream};
+use crate::router::Routing;
 use crate::source::Scope;
 
 /// The numbers that make a stack.
@@ -69,6 +70,8 @@ pub struct Hidden {
     pub last: Tensor<2>,
     /// What layers add to the loss, `[1]` each.
     pub extra: Vec<Tensor<1>>,
+    /// What routers decided.
+    pub routing: Vec<Routing>,
 }
 
 impl Stack {
@@ -130,7 +133,8 @@ impl Stack {
 
     fn pass<'a, 'b>(&self, positions: &Arc<[u32]>, reach: Reach<'a, 'b>) -> Pass<'a, 'b> {
         let (positions, relative) = (Arc::clone(positions), self.embedding.relative.clone());
-        Pass { positions, reach, precision: self.precision, memory: None, relative, slot: 0, extra: vec![] }
+        let (extra, routing, precision) = (vec![], vec![], self.precision);
+        Pass { positions, reach, precision, memory: None, relative, slot: 0, extra, routing }
     }
 
     fn batch(&self, batch: &Batch, given: Given, seen: impl FnMut(&Stream)) -> Hidden {
@@ -139,7 +143,9 @@ impl Stack {
         let mut pass = self.pass(&batch.positions, Reach::Batch(batch));
         pass.memory = given.memory;
         let last = self.run(x, &mut pass, seen);
-        Hidden { last, extra: pass.extra }
+        let mut extra = pass.extra;
+        extra.extend(crate::router::losses(&pass.routing, batch.real.as_deref()));
+        Hidden { last, extra, routing: pass.routing }
     }
 
     /// The last hidden states of a batch, `[B·T, D]`.

@@ -65,6 +65,7 @@ fixtures! {
     parity_roberta_mlm: "roberta-mlm",
     parity_roberta_seqcls: "roberta-seqcls",
     parity_roberta_tokcls: "roberta-tokcls",
+    parity_switch: "switch",
     parity_t5: "t5",
     parity_t5_v1_1: "t5-v1.1",
 }
