@@ -25,6 +25,11 @@ pub(crate) fn token_list(ids: &[u32]) -> Value {
     }
 }
 
+/// How much longer what is rotated becomes with YaRN's stretch by `factor`.
+fn yarn_length(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+}
+
 /// A `config.json`.
 pub struct ConfigJson<'a> {
     /// The settings.
@@ -174,11 +179,69 @@ impl ConfigJson<'_> {
                 high_freq_factor: settings.number("high_freq_factor", 4.0)?,
                 original_max_seq_len: settings.number("original_max_position_embeddings", 8192.0)?,
             },
+            "yarn" => self.yarn(settings)?,
             other => {
                 return Err(Error::failed(format!("config.json asks for rotary scaling `{other}`"))
-                    .with_hint("this build knows default, linear and llama3"));
+                    .with_hint("this build knows default, linear, llama3 and yarn"));
             }
         };
         Ok(RopeSpec { theta, rotary_dim, scaling })
+    }
+
+    /// YaRN's settings; the factor of the attention follows from the others unless it is given.
+    fn yarn(&self, settings: &ConfigJson<'_>) -> Result<RopeScaling> {
+        let longest = self.number("max_position_embeddings", 2048.0)?;
+        let original = settings.number("original_max_position_embeddings", longest)?;
+        let factor = settings.number("factor", longest / original)?;
+        let (mscale, all_dim) = (settings.number("mscale", 0.0)?, settings.number("mscale_all_dim", 0.0)?);
+        let derived = match mscale != 0.0 && all_dim != 0.0 {
+            true => yarn_length(factor, mscale) / yarn_length(factor, all_dim),
+            false => yarn_length(factor, 1.0),
+        };
+        // A zero counts as absent there.
+        let beta = |key: &str, default: f64| settings.number(key, default).map(|b| if b == 0.0 { default } else { b });
+        let scaling = RopeScaling::Yarn {
+            factor,
+            beta_fast: beta("beta_fast", 32.0)?,
+            beta_slow: beta("beta_slow", 1.0)?,
+            original_max_seq_len: original,
+            attention_factor: settings.number("attention_factor", derived)?,
+            truncate: settings.flag("truncate", true)?,
+        };
+        match original > 0.0 && factor > 0.0 && factor.is_finite() {
+            true => Ok(scaling),
+            false => Err(Error::failed(format!(
+                "config.json stretches rotary positions by {factor} from a context of {original} tokens"
+            ))),
+        }
+    }
+
+    /// What DeepSeek's scores are multiplied by besides `1 / sqrt(d_head)`, with a stretch of rotary positions that asks for it.
+    pub fn stretched_scale(&self) -> Result<f64> {
+        let settings = match self.section("rope_parameters")? {
+            Some(found) => Some(found),
+            None => self.section("rope_scaling")?,
+        };
+        let Some(settings) = settings else { return Ok(1.0) };
+        let (kind, all_dim) =
+            (settings.text("rope_type", settings.text("type", "default")?)?, settings.number("mscale_all_dim", 0.0)?);
+        match kind != "default" && all_dim != 0.0 {
+            true => Ok(yarn_length(settings.number("factor", 1.0)?, all_dim).powi(2)),
+            false => Ok(1.0),
+        }
+    }
+
+    /// A whole number that may be 0, or a default.
+    pub fn count(&self, key: &str, default: usize) -> Result<usize> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        let count = value.as_u64().filter(|n| *n <= 1 << 40);
+        count.map(|n| n as usize).ok_or_else(|| self.wrong(key, "a whole number", value))
+    }
+
+    /// A list of whole numbers, empty where there is none.
+    pub fn counts(&self, key: &str) -> Result<Vec<usize>> {
+        let Some(value) = self.get(key) else { return Ok(vec![]) };
+        let all = value.as_array().and_then(|list| list.iter().map(|n| n.as_u64().map(|n| n as usize)).collect());
+        all.ok_or_else(|| self.wrong(key, "a list of whole numbers", value))
     }
 }

@@ -2,20 +2,24 @@
 
 mod adapter;
 mod config;
+mod deepseek_v3;
 mod family;
 mod fused;
 mod gpt2;
 mod likeness;
 mod llama;
+mod mixtral;
+mod mixture;
 mod model;
 mod names;
 mod network;
+mod qwen3_moe;
 mod rearrange;
 mod source;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
-pub use family::{Family, Form, Sizes};
+pub use family::{ExpertSizes, Family, Form, Sizes};
 pub use fused::Fused;
 pub use model::{Model, family};
 pub use names::{NameTable, Names};
@@ -23,4 +27,5 @@ pub use network::{Network, Spec};
 pub use rearrange::Rearrangement;
 
 /// Every family.
-pub const ALL: &[&dyn Family] = &[&llama::Llama, &gpt2::Gpt2];
+pub const ALL: &[&dyn Family] =
+    &[&llama::Llama, &gpt2::Gpt2, &mixtral::Mixtral, &qwen3_moe::Qwen3Moe, &deepseek_v3::DeepseekV3];

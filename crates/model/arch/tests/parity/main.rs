@@ -25,10 +25,13 @@ macro_rules! fixtures {
 }
 
 fixtures! {
+    parity_deepseek_v3: "deepseek-v3",
     parity_gpt2: "gpt2",
     parity_llama: "llama",
     parity_llama_linear_rope: "llama-linear-rope",
     parity_llama_sharded_bf16: "llama-sharded-bf16",
+    parity_mixtral: "mixtral",
+    parity_qwen3_moe: "qwen3-moe",
 }
 
 /// Fixtures of models that see or draw, which are no text architectures.
