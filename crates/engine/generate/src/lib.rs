@@ -22,4 +22,6 @@ pub use api::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink,
 pub use engine::{Engine, Generated};
 pub use load::load_model;
 pub use sampler::{Sampler, distribution};
-pub use score::{Likelihood, ScoreItem, TextScore, document_start, encode_pair, log_likelihoods, score_texts};
+pub use score::{
+    Likelihood, ScoreItem, ScoreTexts, TextScore, document_start, encode_pair, log_likelihoods, score_texts,
+};
