@@ -232,7 +232,7 @@ mod tests {
         for _ in 0..20_000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let pick = (random >> 33) as usize;
-            if held.len() > 60 || (pick % 3 == 0 && !held.is_empty()) {
+            if held.len() > 60 || (pick.is_multiple_of(3) && !held.is_empty()) {
                 let (at, size) = held.swap_remove(pick % held.len());
                 s.give(at, size, Instant::now());
             } else {
