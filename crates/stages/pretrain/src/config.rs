@@ -246,7 +246,7 @@ impl PretrainConfig {
         if !(lr > 0.0 && lr.is_finite() && (0.0..=1.0).contains(&self.warmup)) {
             return wrong(format!("lr = {lr} must be positive and warmup = {} between 0 and 1", self.warmup));
         }
-        if !(0.0..1.0).contains(&self.label_smoothing) || !(self.z_loss >= 0.0 && self.z_loss.is_finite()) {
+        if !((0.0..1.0).contains(&self.label_smoothing) && self.z_loss >= 0.0 && self.z_loss.is_finite()) {
             return wrong(format!(
                 "label_smoothing = {} must be at least 0 and below 1, and z_loss = {} at least 0",
                 self.label_smoothing, self.z_loss
