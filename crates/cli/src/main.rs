@@ -29,7 +29,7 @@ use args::{Cli, Command};
 
 /// Training allocates and frees large buffers in every step.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: cupola_kernels::Allocator = cupola_kernels::Allocator;
 
 fn main() -> ExitCode {
     match dispatch(&Cli::parse().command) {

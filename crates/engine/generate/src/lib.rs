@@ -32,4 +32,6 @@ pub use cached_beams::CachedBeams;
 pub use engine::{Engine, Generated};
 pub use load::load_model;
 pub use sampler::Sampler;
-pub use score::{Likelihood, ScoreItem, TextScore, document_start, encode_pair, log_likelihoods, score_texts};
+pub use score::{
+    Likelihood, ScoreItem, ScoreTexts, TextScore, document_start, encode_pair, log_likelihoods, score_texts,
+};

@@ -9,11 +9,11 @@ use burn::tensor::{Device, Tensor};
 use cupola_arch::{ExpertSizes, Model, Sizes};
 use cupola_nn::{Batch, Module};
 use cupola_train::optim::{Optimizer, OptimizerConfig};
-use cupola_train::{PrecisionSetting, peak_memory};
+use cupola_train::{PrecisionSetting, StepSize, peak_memory, training_bytes};
 use serde_json::json;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: cupola_kernels::Allocator = cupola_kernels::Allocator;
 
 struct Case {
     family: &'static str,
@@ -108,8 +108,8 @@ fn main() {
         }
     }
     times.sort_by(f64::total_cmp);
-    let activations = spec.activation_bytes(tokens, recompute, precision);
-    let planned = 13.0 / 12.0 * (16.0 * spec.parameters() as f64 + activations);
+    let planned =
+        training_bytes(&spec, StepSize { rows: tokens, accumulates: false, recompute, precision, state: 8.0 });
     let flops = spec.train_flops_per_token(case.seq) / if forward { 3.0 } else { 1.0 };
     println!(
         "{}",

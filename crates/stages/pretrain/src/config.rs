@@ -80,6 +80,13 @@ pub struct PretrainConfig {
     /// The largest norm of the gradient; 0 is none.
     #[serde(default = "default_clip")]
     pub clip: f64,
+    /// The share of each target that all tokens divide equally (Szegedy et al. 2016), in training only.
+    #[serde(default)]
+    pub label_smoothing: f32,
+    /// The weight of the squared log-sum-exp of the logits, which keeps them from drifting (Chowdhery et al. 2022), in
+    /// training only; PaLM's is 1e-4.
+    #[serde(default)]
+    pub z_loss: f32,
     /// What matrix products multiply: `auto`, `f32`, `bf16` or `f16`.
     #[serde(default)]
     pub precision: PrecisionSetting,
@@ -249,6 +256,12 @@ impl PretrainConfig {
         if !(lr > 0.0 && lr.is_finite() && (0.0..=1.0).contains(&self.warmup)) {
             return wrong(format!("lr = {lr} must be positive and warmup = {} between 0 and 1", self.warmup));
         }
+        if !((0.0..1.0).contains(&self.label_smoothing) && self.z_loss >= 0.0 && self.z_loss.is_finite()) {
+            return wrong(format!(
+                "label_smoothing = {} must be at least 0 and below 1, and z_loss = {} at least 0",
+                self.label_smoothing, self.z_loss
+            ));
+        }
         let d_head = d_model / n_heads;
         let experts = self.experts(family, &mut rules)?;
         Ok(Derived {
@@ -369,6 +382,15 @@ mod tests {
         assert!(error("experts = 4").contains("the family `llama` has no experts"));
         assert!(error("family = 'mixtral'\nexperts = 1").contains("experts_per_token = 2 of experts = 1"));
         assert!(error("family = 'mixtral'\nbalance_loss = -1.0").contains("must not be negative"));
+    }
+
+    #[test]
+    fn settings_of_the_loss_outside_their_range_are_refused() {
+        assert!(config("label_smoothing = 0.1\nz_loss = 1e-4").derive().is_ok());
+        for wrong in ["label_smoothing = 1.0", "label_smoothing = -0.1", "z_loss = -1e-4", "z_loss = inf"] {
+            let error = config(wrong).derive().unwrap_err();
+            assert!(error.to_string().contains("label_smoothing = "), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! The stage `pretrain`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use cupola_arch::Model;
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Context, Result, human_bytes, human_count, parse_config, write_atomic};
-use cupola_generate::document_start;
+use cupola_generate::{ScoreTexts, document_start};
 use cupola_nn::Module;
+use cupola_ops::LossForm;
 use cupola_records::{Split, read_documents, total_bytes};
 use cupola_tokenizer::Tokenizer;
 use cupola_train::optim::{Optimizer, OptimizerConfig};
 use cupola_train::schedule::ScheduleConfig;
-use cupola_train::{TrainIo, TrainSettings, TrainSummary, train};
+use cupola_train::{PROGRAM_BYTES, StepSize, TrainIo, TrainSettings, TrainSummary, train, training_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Derived, PretrainConfig};
@@ -108,6 +110,16 @@ impl Pretraining {
     }
 }
 
+/// The held-out documents, encoded; none where there are none.
+fn held_out(data: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<Option<ScoreTexts>> {
+    let documents = read_documents(data, Split::Validation)?;
+    let texts: Vec<&str> = documents.iter().map(|d| d.text.as_str()).collect();
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(ScoreTexts::encode(model.decoder()?, tokenizer, &texts)?))
+}
+
 impl Configured for Pretraining {
     fn references(&self) -> Vec<Reference> {
         vec![
@@ -133,14 +145,20 @@ impl Configured for Pretraining {
         let parameters = spec.parameters() as f64;
         let at_once = self.derived.micro_batch.min(self.sequences());
         let (rows, precision) = (at_once * self.derived.seq_len, self.config.precision.resolve());
-        let activations = spec.activation_bytes(rows, self.config.activation_checkpointing, precision);
-        // Parameters and gradients, a second time where several micro-batches add up, and what the optimizer remembers.
-        let gradients = if at_once < self.sequences() { 8.0 } else { 4.0 };
-        let state = 4.0 + gradients + Optimizer::new(&self.optimizer())?.bytes_per_parameter();
+        let step = StepSize {
+            rows,
+            accumulates: at_once < self.sequences(),
+            recompute: self.config.activation_checkpointing,
+            precision,
+            state: Optimizer::new(&self.optimizer())?.bytes_per_parameter(),
+        };
+        // While the text is encoded there are its tokens, twice for a moment, and their documents; then only the latter.
+        let stream = bytes / bytes_per_token;
+        let training = training_bytes(&spec, step) + 8.0 * stream;
+        let memory_bytes = PROGRAM_BYTES + training.max(4.0 * parameters + bytes + 12.0 * stream);
         let mut plan = Plan {
             flops,
-            // A twelfth more: the allocator's gaps, packed matrices, the program itself.
-            memory_bytes: 13.0 / 12.0 * (state * parameters + activations),
+            memory_bytes,
             disk_bytes: 4.0 * parameters,
             // Small models reach about half of the peak.
             seconds: flops / (0.5 * inputs.peak_flops.max(1.0)),
@@ -159,7 +177,6 @@ impl Configured for Pretraining {
         let data = &context.input("data")?.path;
         let tokenizer = Tokenizer::load(&context.input("tokenizer")?.path)?;
         let documents = read_documents(data, Split::Train)?;
-        let validation = read_documents(data, Split::Validation)?;
         let device = cupola_ops::open(context.device)?;
         let sizes = self.config.sizes(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
         let family = cupola_arch::family(&self.config.family)?;
@@ -171,6 +188,10 @@ impl Configured for Pretraining {
 
         let start = document_start(model.decoder()?, &tokenizer)?;
         let stream = Stream::encode(&documents, &tokenizer, start)?;
+        let went_in =
+            format!("{}, {} tokens", human_bytes(total_bytes(&documents) as f64), human_count(stream.len() as f64));
+        drop(documents);
+        let validation = held_out(data, &model, &tokenizer)?;
         let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), stream.len() as u64);
         let sequences = self.sequences();
         let steps = (tokens / (sequences * self.derived.seq_len) as u64).max(1);
@@ -183,8 +204,6 @@ impl Configured for Pretraining {
             human_count(spec.parameters() as f64),
             human_count(stream.len() as f64),
         ));
-        let went_in =
-            format!("{}, {} tokens", human_bytes(total_bytes(&documents) as f64), human_count(stream.len() as f64));
         let mut prompt = vec![start];
         prompt.extend(tokenizer.encode(&self.config.sample_prompt)?);
         let mut objective = CausalLm {
@@ -192,6 +211,7 @@ impl Configured for Pretraining {
             sequences,
             micro_batch: self.derived.micro_batch.min(sequences),
             seq_len: self.derived.seq_len,
+            form: LossForm { label_smoothing: self.config.label_smoothing, z_loss: self.config.z_loss },
             validation,
             tokenizer: tokenizer.clone(),
             prompt,
