@@ -136,6 +136,7 @@ mod tests {
             "llama-linear-rope",
             "peft-lora",
             "loss-dpo",
+            "gguf-blocks",
             "optimizers",
             "recurrent",
             "schedules",
