@@ -2,11 +2,13 @@
 
 mod formats;
 mod read;
+mod tokenizer;
 mod value;
 mod write;
 
 pub use formats::{FORMATS, Format, format_by_name};
 pub use read::{Gguf, TensorInfo};
+pub use tokenizer::{SpecialIds, TokenizerFiles, set_tokenizer, tokenizer_files};
 pub use value::{Array, Metadata, Value};
 pub use write::{Planned, write_gguf};
 
