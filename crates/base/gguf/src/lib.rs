@@ -1,6 +1,7 @@
 //! GGUF: files that hold a model whole, as llama.cpp reads them: metadata, tokenizer, tensors in block formats.
 
 mod formats;
+pub mod models;
 mod read;
 mod tokenizer;
 mod value;
