@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use cupola_arch::Model;
-use cupola_nn::{Batch, KvCache, ParamMut, Step};
+use cupola_nn::{Batch, Cache, Module, ParamMut, Step};
 use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
 use cupola_train::optim::{Gradients, Optimizer, OptimizerConfig, gradient_norm};
 
@@ -32,7 +32,7 @@ fn both() -> [Model; 2] {
 
 #[expect(clippy::print_stdout, reason = "which adapter was tested belongs in the log")]
 fn announce(model: &Model) {
-    let device = model.decoder.device();
+    let device = model.network.device();
     assert!(!cupola_ops::is_host(&device), "the device named vulkan computes on the CPU's tensors");
     println!("device: {device:?}");
 }
@@ -52,17 +52,18 @@ fn batch() -> (Batch, Arc<[i32]>, Arc<[f32]>) {
 /// The loss, and every parameter's gradient in the order of the parameters.
 fn loss_and_gradients(model: &mut Model) -> (f32, Gradients) {
     let (batch, targets, weights) = batch();
-    let loss = model.decoder.loss(&batch, &targets, &weights);
+    let loss = model.decoder().unwrap().loss(&batch, &targets, &weights);
     let value = cupola_ops::scalar(&loss);
     let mut tape = loss.backward();
-    let gradients = model.decoder.params_mut().iter().map(|p| p.take_gradient(&mut tape)).collect();
+    let gradients = model.params_mut().iter().map(|p| p.take_gradient(&mut tape)).collect();
     (value, gradients)
 }
 
 #[test]
 fn logits_are_those_of_the_cpu() {
     let (batch, ..) = batch();
-    let [cpu, gpu] = both().map(|m| cupola_ops::to_vec(&m.decoder.logits(m.decoder.hidden(&batch))));
+    let [cpu, gpu] =
+        both().map(|m| cupola_ops::to_vec(&m.decoder().unwrap().logits(m.decoder().unwrap().hidden(&batch))));
     assert_close("logits", &gpu, &cpu, ATOL, RTOL);
 }
 
@@ -70,9 +71,9 @@ fn logits_are_those_of_the_cpu() {
 fn loss_and_gradients_are_those_of_the_cpu() {
     let [mut cpu, mut gpu] = both();
     for model in [&mut cpu, &mut gpu] {
-        model.decoder.set_trainable(|_| true);
+        model.set_trainable(|_| true);
     }
-    let names: Vec<String> = cpu.decoder.params_mut().iter().map(|p| p.name().to_owned()).collect();
+    let names: Vec<String> = cpu.params_mut().iter().map(|p| p.name().to_owned()).collect();
     let ((want_loss, want), (got_loss, got)) = (loss_and_gradients(&mut cpu), loss_and_gradients(&mut gpu));
     assert_close("loss", &[got_loss], &[want_loss], 1e-4, 1e-4);
     assert!((5.0..8.0).contains(&want_loss), "a random model's loss is near ln 320, not {want_loss}");
@@ -89,18 +90,18 @@ fn loss_and_gradients_are_those_of_the_cpu() {
 fn a_few_optimizer_steps_end_where_the_cpu_ends() {
     const STEPS: u64 = 4;
     let train = |mut model: Model| {
-        model.decoder.set_trainable(|_| true);
+        model.set_trainable(|_| true);
         let mut optimizer = Optimizer::new(&OptimizerConfig::default()).unwrap();
         let mut losses = Vec::new();
         for step in 1..=STEPS {
             let (loss, gradients) = loss_and_gradients(&mut model);
             losses.push(loss);
             let scale = 1.0 / gradient_norm(&gradients).max(1.0) as f32;
-            optimizer.step(model.decoder.params_mut(), &gradients, 1e-3, step, scale);
+            optimizer.step(model.params_mut(), &gradients, 1e-3, step, scale);
         }
         losses.push(loss_and_gradients(&mut model).0);
         let weights: Vec<(String, Vec<f32>)> =
-            model.decoder.params_mut().iter().map(|p: &ParamMut<'_>| (p.name().to_owned(), host(p))).collect();
+            model.params_mut().iter().map(|p: &ParamMut<'_>| (p.name().to_owned(), host(p))).collect();
         (losses, weights)
     };
     let [(want_losses, want), (got_losses, got)] = both().map(train);
@@ -118,14 +119,14 @@ fn host(param: &ParamMut<'_>) -> Vec<f32> {
 
 /// Greedy tokens after a prompt, each with the logits it was chosen by: the prompt in one step, then one by one.
 fn generate(model: &Model, prompt: &[u32], count: usize) -> Vec<(u32, Vec<f32>)> {
-    let mut cache = KvCache::new(model.decoder.spec());
+    let mut cache = model.decoder().unwrap().cache();
     let mut next: Arc<[u32]> = prompt.into();
     let mut out = Vec::new();
     for _ in 0..count {
         let rows = next.len();
-        let hidden = model.decoder.step(&next, &mut [Step { cache: &mut cache, rows }]);
-        let logits = cupola_ops::to_vec(&model.decoder.logits(hidden));
-        let last = logits[logits.len() - model.decoder.spec().vocab_size..].to_vec();
+        let hidden = model.decoder().unwrap().step(&next, &mut [Step { cache: &mut cache, rows }]);
+        let logits = cupola_ops::to_vec(model.decoder().unwrap().logits(hidden));
+        let last = logits[logits.len() - model.decoder().unwrap().spec().vocab_size..].to_vec();
         let largest = |best: usize, i: usize| if last[i] > last[best] { i } else { best };
         let token = (0..last.len()).reduce(largest).unwrap() as u32;
         out.push((token, last));

@@ -57,22 +57,30 @@ pub fn alibi_slopes(n_heads: usize) -> Arc<[f32]> {
 #[derive(Debug)]
 struct Attention {
     heads: Heads,
+    seq_k: usize,
     mask: Mask,
     options: AttentionOptions,
 }
 
+impl AttentionOptions {
+    /// What the kernel is told of `seq_q` queries attending `seq_k` keys.
+    pub(crate) fn shape(&self, heads: Heads, [seq_q, seq_k]: [usize; 2]) -> AttentionShape<'_> {
+        let Heads { batch, n_heads, n_kv_heads, d_head } = heads;
+        AttentionShape {
+            seq_k,
+            d_value: self.d_value.unwrap_or(d_head),
+            scale: self.scale.unwrap_or(heads.scale()),
+            soft_cap: self.soft_cap,
+            slopes: self.slopes.as_deref(),
+            precision: self.precision,
+            ..AttentionShape::new(batch, seq_q, [n_heads, n_kv_heads], d_head)
+        }
+    }
+}
+
 impl Attention {
     fn shape(&self) -> AttentionShape<'_> {
-        let Heads { batch, n_heads, n_kv_heads, d_head } = self.heads;
-        let plain = AttentionShape::new(batch, self.mask.lo.len() / batch, [n_heads, n_kv_heads], d_head);
-        AttentionShape {
-            d_value: self.options.d_value.unwrap_or(d_head),
-            scale: self.options.scale.unwrap_or(self.heads.scale()),
-            soft_cap: self.options.soft_cap,
-            slopes: self.options.slopes.as_deref(),
-            precision: self.options.precision,
-            ..plain
-        }
+        self.options.shape(self.heads, [self.mask.lo.len() / self.heads.batch, self.seq_k])
     }
 
     fn spans(&self) -> Spans<'_> {
@@ -107,7 +115,8 @@ pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, mask: &
     attention_with(q, k, v, heads, mask, &AttentionOptions::default())
 }
 
-/// [`attention`] with further options: v `[B·T, Hkv·dv]`, result `[B·T, H·dv]`.
+/// [`attention`] with further options: v `[B·Tk, Hkv·dv]`, result `[B·T, H·dv]`. There may be another number of keys than
+/// of queries; the mask counts keys.
 pub fn attention_with(
     q: Tensor<2>,
     k: Tensor<2>,
@@ -119,50 +128,51 @@ pub fn attention_with(
     if !crate::is_host(&q.device()) {
         return composed([q, k, v], heads, mask, options);
     }
-    apply(Attention { heads, mask: mask.clone(), options: options.clone() }, [erase(q), erase(k), erase(v)])
+    let seq_k = k.dims()[0] / heads.batch;
+    apply(Attention { heads, seq_k, mask: mask.clone(), options: options.clone() }, [erase(q), erase(k), erase(v)])
 }
 
 /// The same from the tensor library's operations, with the whole T x T matrix.
 pub(crate) fn composed([q, k, v]: [Tensor<2>; 3], heads: Heads, mask: &Mask, options: &AttentionOptions) -> Tensor<2> {
     let Heads { batch, n_heads, n_kv_heads, d_head } = heads;
-    let seq = mask.lo.len() / batch;
+    let (seq_q, seq_k) = (mask.lo.len() / batch, k.dims()[0] / batch);
     let d_value = options.d_value.unwrap_or(d_head);
     let device = q.device();
-    let split = |t: Tensor<2>, h: usize, d: usize| t.reshape([batch, seq, h, d]).swap_dims(1, 2); // [B, h, T, d]
+    let split = |t: Tensor<2>, seq: usize, h: usize, d: usize| t.reshape([batch, seq, h, d]).swap_dims(1, 2); // [B, h, T, d]
     let expand = |t: Tensor<2>, d: usize| {
-        let t: Tensor<5> = split(t, n_kv_heads, d).reshape([batch, n_kv_heads, 1, seq, d]);
-        t.repeat_dim(2, n_heads / n_kv_heads).reshape([batch, n_heads, seq, d])
+        let t: Tensor<5> = split(t, seq_k, n_kv_heads, d).reshape([batch, n_kv_heads, 1, seq_k, d]);
+        t.repeat_dim(2, n_heads / n_kv_heads).reshape([batch, n_heads, seq_k, d])
     };
-    let (q, k, v) = (split(q, n_heads, d_head), expand(k, d_head), expand(v, d_value));
+    let (q, k, v) = (split(q, seq_q, n_heads, d_head), expand(k, d_head), expand(v, d_value));
     let mut scores = q.matmul(k.transpose()).mul_scalar(options.scale.unwrap_or(heads.scale()));
     if let Some(cap) = options.soft_cap {
         scores = scores.div_scalar(cap).tanh().mul_scalar(cap);
     }
     if let Some(slopes) = &options.slopes {
-        scores = scores + bias(slopes, seq, &device);
+        scores = scores + bias(slopes, [seq_q, seq_k], &device);
     }
-    let scores = scores.mask_fill(hidden_mask(mask, batch, seq, &device), -1.0e30);
-    let out = softmax(scores, 3).matmul(v).swap_dims(1, 2).reshape([batch * seq, n_heads * d_value]);
+    let scores = scores.mask_fill(hidden_mask(mask, [batch, seq_q, seq_k], &device), -1.0e30);
+    let out = softmax(scores, 3).matmul(v).swap_dims(1, 2).reshape([batch * seq_q, n_heads * d_value]);
     // A query that attends nothing gives zero, not the mean of all values.
     let empty = mask.lo.iter().zip(mask.hi.iter()).map(|(lo, hi)| f32::from(lo < hi)).collect::<Vec<_>>();
-    let keep = Tensor::<2>::from_data(TensorData::new(empty, [batch * seq, 1]), &device);
+    let keep = Tensor::<2>::from_data(TensorData::new(empty, [batch * seq_q, 1]), &device);
     out * keep
 }
 
-/// ALiBi: `slope * (key - query)`, `[1, H, T, T]`.
-fn bias(slopes: &[f32], seq: usize, device: &Device) -> Tensor<4> {
-    let distances = || (0..seq).flat_map(|i| (0..seq).map(move |j| j as f32 - i as f32));
+/// ALiBi: `slope * (key - query)`, the last query standing at the last key, `[1, H, Tq, Tk]`.
+fn bias(slopes: &[f32], [seq_q, seq_k]: [usize; 2], device: &Device) -> Tensor<4> {
+    let distances = || (0..seq_q).flat_map(|i| (0..seq_k).map(move |j| (j + seq_q) as f32 - (i + seq_k) as f32));
     let bias: Vec<f32> = slopes.iter().flat_map(|slope| distances().map(move |d| slope * d)).collect();
-    Tensor::from_data(TensorData::new(bias, [1, slopes.len(), seq, seq]), device)
+    Tensor::from_data(TensorData::new(bias, [1, slopes.len(), seq_q, seq_k]), device)
 }
 
-/// True where a query does not attend a key: `[B, 1, T, T]`.
-fn hidden_mask(mask: &Mask, batch: usize, seq: usize, device: &Device) -> Tensor<4, Bool> {
+/// True where a query does not attend a key: `[B, 1, Tq, Tk]`.
+fn hidden_mask(mask: &Mask, [batch, seq_q, seq_k]: [usize; 3], device: &Device) -> Tensor<4, Bool> {
     let hidden: Vec<bool> = mask
         .lo
         .iter()
         .zip(mask.hi.iter())
-        .flat_map(|(lo, hi)| (0..seq as u32).map(move |j| j < *lo || j >= *hi))
+        .flat_map(|(lo, hi)| (0..seq_k as u32).map(move |j| j < *lo || j >= *hi))
         .collect();
-    Tensor::from_data(TensorData::new(hidden, [batch, 1, seq, seq]), device)
+    Tensor::from_data(TensorData::new(hidden, [batch, 1, seq_q, seq_k]), device)
 }

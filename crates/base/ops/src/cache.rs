@@ -1,12 +1,12 @@
 //! Attention with a key-value cache, for generation.
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::softmax;
 use cupola_kernels::{AttentionShape, Spans, attention_forward};
 use rayon::prelude::*;
 
-use crate::attention::Heads;
+use crate::attention::{AttentionOptions, Heads};
 use crate::host::{erase, flex, slice};
+use crate::mask::Mask;
 
 /// One layer's keys and values of one sequence.
 #[derive(Clone, Debug, Default)]
@@ -19,7 +19,8 @@ pub struct LayerCache {
 impl LayerCache {
     /// Bytes in use.
     pub fn bytes(&self) -> usize {
-        let device = self.device.as_ref().map_or(0, |(k, _)| 2 * k.dims().iter().product::<usize>());
+        let device =
+            self.device.as_ref().map_or(0, |(k, v)| [k, v].iter().map(|t| t.dims().iter().product::<usize>()).sum());
         (self.host_k.len() + self.host_v.len() + device) * size_of::<f32>()
     }
 }
@@ -32,50 +33,105 @@ pub struct Span<'a> {
     pub rows: usize,
 }
 
-/// Causal attention of new rows against each sequence's cache: q `[N, H·dh]`, k and v `[N, Hkv·dh]`, the rows of one
-/// sequence after those of another, in the order of `spans`. Gives `[N, H·dh]`. `heads.batch` is not read.
-/// There is no backward pass: the tensors have no tape.
-pub fn attention_cached(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, spans: &mut [Span<'_>]) -> Tensor<2> {
-    let rows: usize = spans.iter().map(|s| s.rows).sum();
-    assert_eq!(q.dims()[0], rows, "the sequences' rows do not add up to the step's");
-    if crate::is_host(&q.device()) { host(q, k, v, heads, spans) } else { composed(q, k, v, heads, spans) }
+/// Rows that a cache holds at most between steps, where tokens attend `before` tokens before themselves. The rest is
+/// dropped, not at each step but when the cache has grown to twice what is needed.
+pub fn cached_rows(before: usize) -> usize {
+    2 * (before + 1)
 }
 
-fn host(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, spans: &mut [Span<'_>]) -> Tensor<2> {
-    let (shape, device) = (q.dims(), q.device());
-    let (q_width, kv_width) = (heads.n_heads * heads.d_head, heads.n_kv_heads * heads.d_head);
+/// Causal attention of new rows against each sequence's cache: q `[N, H·dh]`, k and v `[N, Hkv·dh]`, the rows of one
+/// sequence after those of another, in the order of `spans`; with `before` each attends so many rows before itself.
+/// Gives `[N, H·dh]`. `heads.batch` is not read. There is no backward pass: the tensors have no tape.
+pub fn attention_cached(
+    [q, k, v]: [Tensor<2>; 3],
+    heads: Heads,
+    options: &AttentionOptions,
+    before: Option<usize>,
+    spans: &mut [Span<'_>],
+) -> Tensor<2> {
+    let rows: usize = spans.iter().map(|s| s.rows).sum();
+    assert_eq!(q.dims()[0], rows, "the sequences' rows do not add up to the step's");
+    let y = match crate::is_host(&q.device()) {
+        true => host([q, k, v], heads, options, before, spans),
+        false => composed([q, k, v], heads, options, before, spans),
+    };
+    if let Some(before) = before {
+        let widths = [heads.d_head, options.d_value.unwrap_or(heads.d_head)].map(|d| heads.n_kv_heads * d);
+        spans.iter_mut().for_each(|span| span.cache.trim(before, widths));
+    }
+    y
+}
+
+impl LayerCache {
+    /// Drops what lies too far back.
+    fn trim(&mut self, before: usize, [k_width, v_width]: [usize; 2]) {
+        let rows = self.host_k.len() / k_width;
+        if rows > cached_rows(before) {
+            self.host_k.drain(..(rows - before) * k_width);
+            self.host_v.drain(..(rows - before) * v_width);
+        }
+        if let Some((k, v)) = self.device.take_if(|(k, _)| k.dims()[0] > cached_rows(before)) {
+            let last = |t: Tensor<2>| {
+                let rows = t.dims()[0];
+                t.narrow(0, rows - before, before)
+            };
+            self.device = (before > 0).then(|| (last(k), last(v)));
+        }
+    }
+}
+
+/// The keys that each of the last `rows` of `total` rows attends.
+fn reach(rows: usize, total: usize, before: Option<usize>) -> (Vec<u32>, Vec<u32>) {
+    let at = |i: usize| total - rows + i;
+    let lo = (0..rows).map(|i| before.map_or(0, |before| at(i).saturating_sub(before)) as u32);
+    (lo.collect(), (0..rows).map(|i| at(i) as u32 + 1).collect())
+}
+
+fn host(
+    [q, k, v]: [Tensor<2>; 3],
+    heads: Heads,
+    options: &AttentionOptions,
+    before: Option<usize>,
+    spans: &mut [Span<'_>],
+) -> Tensor<2> {
+    let (rows, device) = (q.dims()[0], q.device());
+    let plain = options.shape(heads, [1, 1]);
+    let (q_width, out_width) = (heads.n_heads * heads.d_head, heads.n_heads * plain.d_value);
+    let (k_width, v_width) = (heads.n_kv_heads * heads.d_head, heads.n_kv_heads * plain.d_value);
     let (q, k, v) = (flex(erase(q)), flex(erase(k)), flex(erase(v)));
     let (q, mut k, mut v) = (slice(&q), slice(&k), slice(&v));
-    let mut out = vec![0.0; q.len()];
+    let mut out = vec![0.0; rows * out_width];
     let mut jobs = Vec::with_capacity(spans.len());
     let (mut q_rest, mut out_rest) = (q, out.as_mut_slice());
     for span in spans.iter_mut() {
         let (k_new, v_new);
-        (k_new, k) = k.split_at(span.rows * kv_width);
-        (v_new, v) = v.split_at(span.rows * kv_width);
+        (k_new, k) = k.split_at(span.rows * k_width);
+        (v_new, v) = v.split_at(span.rows * v_width);
         span.cache.host_k.extend_from_slice(k_new);
         span.cache.host_v.extend_from_slice(v_new);
         let (q_own, q_next) = q_rest.split_at(span.rows * q_width);
-        let (out_own, out_next) = std::mem::take(&mut out_rest).split_at_mut(span.rows * q_width);
+        let (out_own, out_next) = std::mem::take(&mut out_rest).split_at_mut(span.rows * out_width);
         (q_rest, out_rest) = (q_next, out_next);
         jobs.push((q_own, &*span.cache, out_own, span.rows));
     }
     jobs.into_par_iter().for_each(|(q, cache, out, rows)| {
-        let total = cache.host_k.len() / kv_width;
-        let lo = vec![0; rows];
-        let hi: Vec<u32> = (0..rows).map(|i| (total - rows + i + 1) as u32).collect();
-        let of = [heads.n_heads, heads.n_kv_heads];
-        let shape = AttentionShape { seq_k: total, ..AttentionShape::new(1, rows, of, heads.d_head) };
+        let total = cache.host_k.len() / k_width;
+        let (lo, hi) = reach(rows, total, before);
+        let shape = AttentionShape { batch: 1, seq_q: rows, seq_k: total, ..plain };
         let mut lse = vec![0.0; rows * heads.n_heads];
         attention_forward(q, &cache.host_k, &cache.host_v, out, &mut lse, &shape, &Spans { lo: &lo, hi: &hi });
     });
-    crate::from_vec(out, shape, &device)
+    crate::from_vec(out, [rows, out_width], &device)
 }
 
 /// The same from the tensor library's operations, sequence by sequence.
-fn composed(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, spans: &mut [Span<'_>]) -> Tensor<2> {
-    let Heads { n_heads, n_kv_heads, d_head, .. } = heads;
-    let device = q.device();
+fn composed(
+    [q, k, v]: [Tensor<2>; 3],
+    heads: Heads,
+    options: &AttentionOptions,
+    before: Option<usize>,
+    spans: &mut [Span<'_>],
+) -> Tensor<2> {
     let mut at = 0;
     let mut outs = Vec::with_capacity(spans.len());
     for span in spans.iter_mut() {
@@ -86,22 +142,10 @@ fn composed(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, heads: Heads, spans: &mut 
             None => (k_new, v_new),
         };
         span.cache.device = Some((k_all.clone(), v_all.clone()));
-        let total = k_all.dims()[0];
-        let expand = |t: Tensor<2>| {
-            let t: Tensor<4> = t.reshape([total, n_kv_heads, 1, d_head]);
-            t.repeat_dim(2, n_heads / n_kv_heads).reshape([total, n_heads, d_head]).swap_dims(0, 1) // [H, total, dh]
-        };
-        let q_own: Tensor<3> = q.clone().narrow(0, at, rows).reshape([rows, n_heads, d_head]).swap_dims(0, 1);
-        let mut scores = q_own.matmul(expand(k_all).transpose()).mul_scalar(heads.scale());
-        if rows > 1 {
-            let hidden: Vec<bool> = (0..rows).flat_map(|i| (0..total).map(move |j| j > total - rows + i)).collect();
-            let hidden = Tensor::<3, burn::tensor::Bool>::from_data(
-                burn::tensor::TensorData::new(hidden, [1, rows, total]),
-                &device,
-            );
-            scores = scores.mask_fill(hidden, -1.0e30);
-        }
-        outs.push(softmax(scores, 2).matmul(expand(v_all)).swap_dims(0, 1).reshape([rows, n_heads * d_head]));
+        let (lo, hi) = reach(rows, k_all.dims()[0], before);
+        let mask = Mask { lo: lo.into(), hi: hi.into() };
+        let heads = Heads { batch: 1, ..heads };
+        outs.push(crate::attention::composed([q.clone().narrow(0, at, rows), k_all, v_all], heads, &mask, options));
         at += rows;
     }
     Tensor::cat(outs, 0)

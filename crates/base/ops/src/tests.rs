@@ -338,20 +338,52 @@ fn the_fused_loss_equals_the_weighted_sum_of_token_losses() {
 
 #[test]
 fn cached_attention_equals_attention_over_the_whole_sequence() {
-    let (n_heads, n_kv_heads, d_head, seq) = (4, 2, 8, 13);
+    let (n_heads, n_kv_heads, d_head, d_value, seq) = (4, 2, 8, 6, 29);
     let heads = Heads { batch: 1, n_heads, n_kv_heads, d_head };
     let device = Device::flex();
     let make = |width: usize, salt| from_vec(noise(seq * width, salt), [seq, width], &device);
-    let (q, k, v) = (make(n_heads * d_head, 1), make(n_kv_heads * d_head, 2), make(n_kv_heads * d_head, 3));
-    let whole = attention(q.clone(), k.clone(), v.clone(), heads, &Mask::causal(1, seq));
-    let mut cache = LayerCache::default();
-    let mut parts = Vec::new();
-    for (start, rows) in [(0, 6), (6, 1), (7, 4), (11, 2)] {
-        let cut = |t: &Tensor<2>| t.clone().narrow(0, start, rows);
-        let mut spans = [Span { cache: &mut cache, rows }];
-        parts.push(attention_cached(cut(&q), cut(&k), cut(&v), heads, &mut spans));
+    let (q, k, v) = (make(n_heads * d_head, 1), make(n_kv_heads * d_head, 2), make(n_kv_heads * d_value, 3));
+    let plain = AttentionOptions { d_value: Some(d_value), ..Default::default() };
+    let special = AttentionOptions {
+        scale: Some(0.4),
+        soft_cap: Some(1.5),
+        slopes: Some(alibi_slopes(n_heads)),
+        ..plain.clone()
+    };
+    for (options, before) in
+        [(&plain, None), (&special, None), (&plain, Some(3)), (&special, Some(0)), (&plain, Some(50))]
+    {
+        let mask = before.map_or_else(|| Mask::causal(1, seq), |before| Mask::window(1, seq, before, 0));
+        let whole = attention_with(q.clone(), k.clone(), v.clone(), heads, &mask, options);
+        let mut cache = LayerCache::default();
+        let (mut parts, mut start) = (Vec::new(), 0);
+        for rows in [6, 1, 4, 2, 1, 1, 1, 9, 1, 1, 1, 1] {
+            let cut = |t: &Tensor<2>| t.clone().narrow(0, start, rows);
+            let mut spans = [Span { cache: &mut cache, rows }];
+            parts.push(attention_cached([cut(&q), cut(&k), cut(&v)], heads, options, before, &mut spans));
+            start += rows;
+            let held = before.map_or(start, |before| start.min(cached_rows(before)));
+            assert!(cache.bytes() <= 4 * held * n_kv_heads * (d_head + d_value));
+        }
+        assert_eq!(start, seq);
+        close(&format!("cached attention, {before:?} before"), &to_vec(&Tensor::cat(parts, 0)), &to_vec(&whole));
     }
-    close("cached attention", &to_vec(&Tensor::cat(parts, 0)), &to_vec(&whole));
+}
+
+#[test]
+fn attention_over_another_sequence_equals_the_composed() {
+    let heads = Heads { batch: 2, n_heads: 4, n_kv_heads: 2, d_head: 8 };
+    // Five queries a row; of seven keys the second row has four.
+    let mask = Mask { lo: vec![0; 10].into(), hi: [[7; 5], [4; 5]].concat().into() };
+    for slopes in [None, Some(alibi_slopes(4))] {
+        let options = AttentionOptions { slopes, ..Default::default() };
+        same(
+            "attention over another sequence",
+            [leaf([10, 32], 1), leaf([14, 16], 2), leaf([14, 16], 3)],
+            |[q, k, v]| attention_with(q, k, v, heads, &mask, &options),
+            |qkv| crate::attention::composed(qkv, heads, &mask, &options),
+        );
+    }
 }
 
 #[test]

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use cupola_nn::{Decoder, DecoderSpec, KvCache, Step};
+use cupola_nn::{Cache, Decoder, Step};
 
 /// A sequence as the model sees it.
 #[derive(Debug)]
 pub(crate) struct Slot {
     tokens: Vec<u32>,
-    cache: KvCache,
+    cache: Cache,
 }
 
 impl Slot {
     /// A sequence of which the model has seen nothing yet.
-    pub fn new(spec: &DecoderSpec, prompt: Vec<u32>) -> Self {
-        Self { tokens: prompt, cache: KvCache::new(spec) }
+    pub fn new(decoder: &Decoder, prompt: Vec<u32>) -> Self {
+        Self { tokens: prompt, cache: decoder.cache() }
     }
 
     /// Adds a token that the model is to see next.

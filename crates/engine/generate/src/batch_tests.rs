@@ -12,7 +12,7 @@ fn greedy() -> Sampler {
 
 /// Generates `count` tokens for each prompt, all at the same time; gives the tokens and the logits they came from.
 fn generate(decoder: &Decoder, prompts: &[Vec<u32>], count: usize, chunk: usize) -> (Vec<Vec<u32>>, Vec<Vec<f32>>) {
-    let mut slots: Vec<Slot> = prompts.iter().map(|p| Slot::new(decoder.spec(), p.clone())).collect();
+    let mut slots: Vec<Slot> = prompts.iter().map(|p| Slot::new(decoder, p.clone())).collect();
     let mut logits = vec![Vec::new(); prompts.len()];
     let done = |slot: &Slot, i: usize| slot.len() == prompts[i].len() + count;
     while slots.iter().enumerate().any(|(i, s)| !done(s, i)) {
@@ -33,7 +33,7 @@ fn generate(decoder: &Decoder, prompts: &[Vec<u32>], count: usize, chunk: usize)
 fn greedy_generation_is_that_of_transformers() {
     for name in ["llama", "llama-linear-rope"] {
         let golden = Golden::load(name);
-        let decoder = Model::load(golden.dir(), &cupola_ops::open("cpu").unwrap()).unwrap().decoder;
+        let decoder = Model::load(golden.dir(), &cupola_ops::open("cpu").unwrap()).unwrap().decoder().unwrap().clone();
         let (shape, ids) = golden.i64("gen.in.input_ids");
         let (_, mask) = golden.i64("gen.in.attention_mask");
         let (full, sequences) = golden.i64("gen.sequences");
@@ -58,7 +58,7 @@ fn greedy_generation_is_that_of_transformers() {
 fn neither_the_company_nor_the_chunk_changes_what_is_generated() {
     let dir = TempDir::new("batch");
     tiny_llama_dir(dir.path(), 11);
-    let decoder = Model::load(dir.path(), &cupola_ops::open("cpu").unwrap()).unwrap().decoder;
+    let decoder = Model::load(dir.path(), &cupola_ops::open("cpu").unwrap()).unwrap().decoder().unwrap().clone();
     let prompts: Vec<Vec<u32>> = (1..7_u32).map(|n| (0..n * n).map(|i| (i * 37 + n) % 256).collect()).collect();
     let alone: Vec<_> = prompts.iter().map(|p| generate(&decoder, std::slice::from_ref(p), 20, 256)).collect();
     for chunk in [1, 5, 256] {

@@ -82,7 +82,7 @@ impl Engine {
                 return Err(Error::usage(format!("`{name}` must be at least 1")));
             }
         }
-        let decoder = model.frozen().decoder;
+        let decoder = model.decoder()?.frozen();
         let (max_seq_len, vocab_size) = (decoder.spec().max_seq_len, decoder.spec().vocab_size);
         let inbox = Arc::new(Inbox::default());
         let worker = Worker::new(decoder, tokenizer.clone(), options.clone(), Arc::clone(&inbox));

@@ -14,7 +14,7 @@ use cupola_tokenizer::Tokenizer;
 pub fn load_model(dir: &Path, device: &Device) -> Result<(Model, Tokenizer)> {
     let model = Model::load(dir, device)?;
     let tokenizer = Tokenizer::load(dir)?;
-    let (known, used) = (model.decoder.spec().vocab_size, tokenizer.vocab_size());
+    let (known, used) = (model.spec().stack().vocab_size, tokenizer.vocab_size());
     if used > known {
         let message = format!("the tokenizer in {} has {used} tokens, but the model knows only {known}", dir.display());
         return Err(Error::failed(message).with_hint("this tokenizer.json belongs to another model"));

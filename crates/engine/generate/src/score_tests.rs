@@ -8,7 +8,7 @@ fn tiny(seed: u64) -> (Decoder, Tokenizer, TinyModel, TempDir) {
     let dir = TempDir::new("score");
     let info = tiny_llama_dir(dir.path(), seed);
     let (model, tokenizer) = crate::load_model(dir.path(), &cupola_ops::open("cpu").unwrap()).unwrap();
-    (model.decoder, tokenizer, info, dir)
+    (model.decoder().unwrap().clone(), tokenizer, info, dir)
 }
 
 /// The plain way: all logits, a log-softmax in double precision, token by token.

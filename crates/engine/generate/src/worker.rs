@@ -197,7 +197,7 @@ impl Worker {
         let Request { prompt, params } = request;
         Active {
             prompt_len: prompt.len(),
-            slot: Slot::new(self.decoder.spec(), prompt),
+            slot: Slot::new(&self.decoder, prompt),
             sampler: Sampler::new(&params, seed),
             text: Some(self.tokenizer.stream()),
             stops: StopFilter::new(&params.stop),

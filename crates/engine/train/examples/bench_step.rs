@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use cupola_arch::Model;
-use cupola_nn::{Activation, Batch, Decoder, DecoderSpec, FfnKind, NormKind, Positions, RopeScaling, RopeSpec};
+use cupola_arch::{Model, Sizes};
+use cupola_nn::{Batch, Module};
 use cupola_train::optim::{Optimizer, OptimizerConfig};
 use cupola_train::{PrecisionSetting, peak_memory};
 use serde_json::json;
@@ -40,26 +40,17 @@ fn case(name: &str) -> Case {
 }
 
 impl Case {
-    fn spec(&self) -> DecoderSpec {
-        let d_head = self.d_model / self.heads;
-        let gpt2 = self.family == "gpt2";
-        let rotary = RopeSpec { theta: 10_000.0, rotary_dim: d_head, scaling: RopeScaling::None };
-        DecoderSpec {
+    fn sizes(&self) -> Sizes {
+        Sizes {
             vocab_size: self.vocab,
             d_model: self.d_model,
             n_layers: self.layers,
             n_heads: self.heads,
             n_kv_heads: self.heads,
-            d_head,
+            d_head: self.d_model / self.heads,
             d_ff: self.d_ff,
             max_seq_len: self.seq,
-            norm_eps: 1e-5,
-            norm: if gpt2 { NormKind::Layer } else { NormKind::Rms },
-            ffn: if gpt2 { FfnKind::Plain(Activation::GeluTanh) } else { FfnKind::Gated(Activation::Silu) },
-            positions: if gpt2 { Positions::Learned } else { Positions::Rotary(rotary) },
-            tie_embeddings: gpt2,
-            attention_bias: gpt2,
-            mlp_bias: gpt2,
+            tie_embeddings: self.family == "gpt2",
             bos: None,
             eos: vec![],
             pad: None,
@@ -82,12 +73,13 @@ fn main() {
     let (steps, forward) = (value("--steps").unwrap_or(5), args.iter().any(|a| a == "--forward"));
 
     cupola_kernels::keep_freed_memory();
-    let spec = case.spec();
-    let mut model = Model::fresh(cupola_arch::family(case.family).unwrap(), spec.clone(), 1, &Device::flex()).unwrap();
-    model.decoder.set_precision(precision);
+    let family = cupola_arch::family(case.family).unwrap();
+    let mut model = Model::fresh(family, &case.sizes(), 1, &Device::flex()).unwrap();
+    let spec = model.decoder().unwrap().spec().clone();
+    model.network.set_precision(precision);
     let recompute = args.iter().any(|a| a == "--recompute");
-    model.decoder.set_recompute(recompute);
-    model.decoder.set_trainable(|_| !forward);
+    model.set_recompute(recompute).unwrap();
+    model.set_trainable(|_| !forward);
     let mut optimizer = Optimizer::new(&OptimizerConfig::default()).unwrap();
     let tokens = case.batch * case.seq;
     let mut state = 1u64;
@@ -105,10 +97,10 @@ fn main() {
     let (mut times, mut loss) = (Vec::new(), 0.0);
     for step in 0..steps + 2 {
         let begun = Instant::now();
-        let value = model.decoder.loss(&batch, &targets, &weights);
+        let value = model.decoder().unwrap().loss(&batch, &targets, &weights);
         loss = cupola_ops::scalar(&value);
         if !forward {
-            update(&mut model.decoder, &mut optimizer, value, step as u64 + 1);
+            update(&mut model, &mut optimizer, value, step as u64 + 1);
         }
         if step >= 2 {
             times.push(begun.elapsed().as_secs_f64());
@@ -130,10 +122,10 @@ fn main() {
 }
 
 /// Backward and the optimizer's step.
-fn update(decoder: &mut Decoder, optimizer: &mut Optimizer, loss: Tensor<1>, step: u64) {
+fn update(model: &mut Model, optimizer: &mut Optimizer, loss: Tensor<1>, step: u64) {
     let mut tape = loss.backward();
     drop(loss);
-    let gradients = decoder.params_mut().iter().map(|p| p.take_gradient(&mut tape)).collect();
+    let gradients = model.params_mut().iter().map(|p| p.take_gradient(&mut tape)).collect();
     drop(tape);
-    optimizer.step(decoder.params_mut(), &gradients, 1e-4, step, 1.0);
+    optimizer.step(model.params_mut(), &gradients, 1e-4, step, 1.0);
 }

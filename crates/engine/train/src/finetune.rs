@@ -3,7 +3,7 @@
 use cupola_arch::{Model, save_adapter};
 use cupola_artifact::stage::{Input, Plan, PlanInputs, Reference, StageContext};
 use cupola_artifact::{Context, Error, Result, human_count, parse_config, unknown_name, write_atomic};
-use cupola_nn::{DecoderSpec, LoraConfig};
+use cupola_nn::{DecoderSpec, LoraConfig, Module};
 use cupola_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -200,28 +200,28 @@ impl FineTune {
     /// # Errors
     /// A quantized model; layers for adapters that it does not have.
     pub fn prepare(&self, model: &mut Model, seed: u64) -> Result<u64> {
-        model.decoder.merge_lora()?;
+        model.merge_lora()?;
         let numbers = |model: &mut Model, trained: bool| {
-            let params = model.decoder.params_mut();
+            let params = model.params_mut();
             params.iter().filter(|p| !trained || p.trainable()).map(|p| p.numel() as u64).sum::<u64>()
         };
-        if numbers(model, false) < model.decoder.spec().parameters() {
+        if numbers(model, false) < model.spec().parameters() {
             return Err(Error::failed("the model's weights are quantized and cannot be trained")
                 .with_hint("train the model first and compress it afterwards"));
         }
-        model.decoder.set_precision(self.precision.resolve());
-        crate::set_recompute(&mut model.decoder, self.activation_checkpointing)?;
+        model.network.set_precision(self.precision.resolve());
+        model.set_recompute(self.activation_checkpointing)?;
         match self.method {
-            Method::Full => model.decoder.set_trainable(|_| true),
+            Method::Full => model.set_trainable(|_| true),
             Method::Lora => {
-                if model.decoder.add_lora(&self.lora, seed) == 0 {
+                if model.add_lora(&self.lora, seed) == 0 {
                     let names = self.lora.target_modules.join(", ");
                     return Err(Error::usage(format!(
                         "the model has no layers called {names} (`lora.target_modules`)"
                     ))
                     .with_hint("a Llama has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; a GPT-2 q_proj, k_proj, v_proj, c_proj, c_fc"));
                 }
-                model.decoder.set_trainable(|p| p.name().contains(".lora_"));
+                model.set_trainable(|p| p.name().contains(".lora_"));
             }
         }
         Ok(numbers(model, true))
@@ -246,7 +246,7 @@ impl FineTune {
         steps: u64,
         lr: f64,
     ) -> Result<(Vec<(String, f64)>, TrainSummary)> {
-        let before = objective.evaluate(&model.frozen().decoder)?;
+        let before = objective.evaluate(&model.frozen())?;
         let settings = TrainSettings {
             steps,
             lr,
@@ -272,16 +272,16 @@ impl FineTune {
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, model: &mut Model, tokenizer: &Tokenizer, context: &StageContext<'_>) -> Result<()> {
-        model.decoder.set_trainable(|_| false);
+        model.set_trainable(|_| false);
         if self.method == Method::Lora {
             let base = adapter_base(context.input("model")?)?;
             save_adapter(model, &self.lora, &base, &context.dir.join("adapter"))?;
-            model.decoder.merge_lora()?;
+            model.merge_lora()?;
         }
         model.save(context.dir)?;
         tokenizer.save(context.dir)?;
         // A chat also ends where a turn does.
-        let spec = model.decoder.spec();
+        let spec = model.decoder()?.spec();
         let mut eos = spec.eos.clone();
         eos.extend(tokenizer.stop_ids().iter().filter(|id| !spec.eos.contains(id)));
         let generation = json!({"bos_token_id": spec.bos, "eos_token_id": eos, "pad_token_id": spec.pad});
@@ -297,7 +297,7 @@ impl FineTune {
         let spec = find("model").and_then(|(input, _)| Model::read_spec(&input.path).ok());
         if let Some(spec) = spec {
             facts.entry("parameters".into()).or_insert(spec.parameters() as f64);
-            facts.entry("d_model".into()).or_insert(spec.d_model as f64);
+            facts.entry("d_model".into()).or_insert(spec.stack().d_model as f64);
         }
         let parameters = facts.get("parameters").copied().unwrap_or(0.0);
         let bytes =

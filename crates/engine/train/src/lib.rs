@@ -10,5 +10,5 @@ mod precision;
 pub mod schedule;
 mod trainer;
 
-pub use precision::{PrecisionSetting, set_recompute};
+pub use precision::PrecisionSetting;
 pub use trainer::{Objective, Part, TrainIo, TrainSettings, TrainSummary, peak_memory, train};

@@ -1,7 +1,5 @@
 //! What training computes in, and what it keeps.
 
-use cupola_artifact::{Error, Result};
-use cupola_nn::Decoder;
 use cupola_ops::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -43,17 +41,4 @@ impl PrecisionSetting {
             ),
         }
     }
-}
-
-/// Turns activation checkpointing on or off.
-///
-/// # Errors
-/// On other devices than the CPU, which lack it.
-pub fn set_recompute(decoder: &mut Decoder, on: bool) -> Result<()> {
-    if on && !cupola_ops::is_host(&decoder.device()) {
-        return Err(Error::usage("`activation_checkpointing` works on the CPU only")
-            .with_hint("leave it out, or use `--device cpu`"));
-    }
-    decoder.set_recompute(on);
-    Ok(())
 }

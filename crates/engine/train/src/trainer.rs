@@ -9,7 +9,7 @@ use cupola_artifact::stage::Progress;
 use cupola_artifact::{
     Checkpoints, Context, Error, Result, StateDict, read_safetensors, write_atomic, write_safetensors,
 };
-use cupola_nn::Decoder;
+use cupola_nn::Module;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -33,13 +33,13 @@ pub trait Objective {
     fn begin_step(&mut self, step: u64) -> Result<usize>;
 
     /// The loss of micro-batch `index` of the step.
-    fn part(&mut self, model: &Decoder, index: usize) -> Result<Part>;
+    fn part(&mut self, model: &Model, index: usize) -> Result<Part>;
 
     /// Figures on held-out data; the model has no tape.
-    fn evaluate(&mut self, model: &Decoder) -> Result<Vec<(String, f64)>>;
+    fn evaluate(&mut self, model: &Model) -> Result<Vec<(String, f64)>>;
 
     /// Something to look at now and then, e.g. a sample of text; the model has no tape.
-    fn sample(&mut self, _model: &Decoder) -> Result<Option<String>> {
+    fn sample(&mut self, _model: &Model) -> Result<Option<String>> {
         Ok(None)
     }
 
@@ -181,9 +181,9 @@ impl<'a> Run<'a> {
             io.progress.line(&format!("continues at step {step} of {}", settings.steps));
             resumed_at = Some(step);
         }
-        let host = cupola_ops::is_host(&model.decoder.device());
+        let host = cupola_ops::is_host(&model.network.device());
         let peak_flops =
-            if host { cupola_kernels::measure_peak_in(model.decoder.precision(), 0.2) } else { f64::INFINITY };
+            if host { cupola_kernels::measure_peak_in(model.network.precision(), 0.2) } else { f64::INFINITY };
         let metrics = Metrics::open(&io.metrics, saved.step)?;
         let began = Instant::now();
         Ok(Self {
@@ -209,7 +209,7 @@ impl<'a> Run<'a> {
         let mut figures: Vec<(&'static str, f64)> = Vec::new();
         let (mut gradients, mut squares): (Gradients, f64) = (Vec::new(), 0.0);
         for index in 0..parts {
-            let part = objective.part(&model.decoder, index)?;
+            let part = objective.part(model, index)?;
             loss += f64::from(cupola_ops::scalar(&part.loss));
             tokens += part.tokens;
             for (name, value) in part.figures {
@@ -229,7 +229,7 @@ impl<'a> Run<'a> {
         }
         let clip = settings.clip;
         let scale = if clip > 0.0 && norm > clip { clip / (norm + 1e-6) } else { 1.0 };
-        self.optimizer.step(model.decoder.params_mut(), &gradients, lr as f32, step + 1, scale as f32);
+        self.optimizer.step(model.params_mut(), &gradients, lr as f32, step + 1, scale as f32);
 
         let seconds = begun.elapsed().as_secs_f64();
         self.saved.step += 1;
@@ -275,7 +275,7 @@ impl<'a> Run<'a> {
             self.evaluate(model, objective)?;
         }
         if due(settings.sample_every)
-            && let Some(text) = objective.sample(&model.frozen().decoder)?
+            && let Some(text) = objective.sample(&model.frozen())?
         {
             self.io.progress.line(&format!("step {step} writes: {}", one_line(&text)));
         }
@@ -291,7 +291,7 @@ impl<'a> Run<'a> {
 
     fn evaluate(&mut self, model: &Model, objective: &mut dyn Objective) -> Result<()> {
         let step = self.saved.step;
-        let figures = objective.evaluate(&model.frozen().decoder)?;
+        let figures = objective.evaluate(&model.frozen())?;
         let mut named: Vec<(&str, f64)> = figures.iter().map(|(n, v)| (n.as_str(), *v)).collect();
         named.push(("seconds", self.saved.train_seconds));
         self.metrics.write(step, &named)?;
@@ -323,17 +323,12 @@ impl<'a> Run<'a> {
 fn take_gradients(model: &mut Model, loss: Tensor<1>) -> Gradients {
     let mut tape = loss.backward();
     drop(loss);
-    model.decoder.params_mut().iter().map(|p| p.take_gradient(&mut tape)).collect()
+    model.params_mut().iter().map(|p| p.take_gradient(&mut tape)).collect()
 }
 
 fn write_checkpoint(model: &mut Model, optimizer: &Optimizer, saved: &Saved, dir: &std::path::Path) -> Result<()> {
-    let trained: StateDict = model
-        .decoder
-        .params_mut()
-        .iter()
-        .filter(|p| p.trainable())
-        .map(|p| (p.name().to_string(), p.to_host()))
-        .collect();
+    let trained: StateDict =
+        model.params_mut().iter().filter(|p| p.trainable()).map(|p| (p.name().to_string(), p.to_host())).collect();
     write_safetensors(&dir.join("model.safetensors"), &trained, &[])?;
     write_safetensors(&dir.join("optimizer.safetensors"), &optimizer.state(), &[])?;
     let text = serde_json::to_vec(saved).context(|| "cannot write the trainer's state".into())?;
@@ -342,14 +337,14 @@ fn write_checkpoint(model: &mut Model, optimizer: &Optimizer, saved: &Saved, dir
 
 fn restore(model: &mut Model, optimizer: &mut Optimizer, dir: &std::path::Path) -> Result<Saved> {
     let mut state = read_safetensors(&dir.join("model.safetensors"))?;
-    for mut param in model.decoder.params_mut().into_iter().filter(cupola_nn::ParamMut::trainable) {
+    for mut param in model.params_mut().into_iter().filter(cupola_nn::ParamMut::trainable) {
         let tensor = state.remove(param.name()).filter(|t| t.shape == param.shape()).ok_or_else(|| {
             Error::failed(format!("the checkpoint {} does not fit the model at `{}`", dir.display(), param.name()))
         })?;
         let data = tensor.to_f32()?;
         param.update(|numbers| numbers.copy_from_slice(&data));
     }
-    optimizer.restore(read_safetensors(&dir.join("optimizer.safetensors"))?, &model.decoder.params_mut())?;
+    optimizer.restore(read_safetensors(&dir.join("optimizer.safetensors"))?, &model.params_mut())?;
     let path = dir.join("trainer.json");
     let text = std::fs::read(&path).context(|| format!("cannot read {}", path.display()))?;
     serde_json::from_slice(&text).context(|| format!("cannot read {}", path.display()))

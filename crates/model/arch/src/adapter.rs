@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use cupola_artifact::{Context, Error, Result, StateDict, read_safetensors, write_safetensors};
-use cupola_nn::LoraConfig;
+use cupola_nn::{LoraConfig, Module};
 use serde_json::{Map, Value, json};
 
 use crate::Model;
@@ -61,10 +61,10 @@ fn base_path(dir: &Path, config: &Map<String, Value>) -> Result<PathBuf> {
 pub fn apply(model: &mut Model, dir: &Path) -> Result<()> {
     let config = read_json(&dir.join("adapter_config.json"))?;
     let settings = read_config(&config).map_err(|e| e.wrap(format!("cannot use the adapter in {}", dir.display())))?;
-    model.decoder.add_lora(&settings, 0);
+    model.add_lora(&settings, 0);
     let path = dir.join("adapter_model.safetensors");
     let mut state = read_safetensors(&path)?;
-    for mut param in model.decoder.params_mut().into_iter().filter(|p| p.name().contains(".lora_")) {
+    for mut param in model.params_mut().into_iter().filter(|p| p.name().contains(".lora_")) {
         let name = format!("{PREFIX}{}", param.name());
         let tensor = state.remove(&name).ok_or_else(|| Error::failed(format!("{} has no `{name}`", path.display())))?;
         if tensor.shape != param.shape() {
@@ -141,6 +141,6 @@ pub fn save_adapter(model: &Model, config: &LoraConfig, base: &str, dir: &Path) 
         "use_rslora": false,
     });
     write_json(&dir.join("adapter_config.json"), &settings)?;
-    let state: StateDict = model.decoder.lora_state().into_iter().map(|(k, v)| (format!("{PREFIX}{k}"), v)).collect();
+    let state: StateDict = model.lora_state().into_iter().map(|(k, v)| (format!("{PREFIX}{k}"), v)).collect();
     write_safetensors(&dir.join("adapter_model.safetensors"), &state, &[("format", "pt")])
 }

@@ -1,19 +1,22 @@
 //! GPT-2 (Radford et al. 2019): LayerNorm before each layer, learned positions, a plain feed-forward layer, biases
 //! everywhere. Its files keep linear weights as `[d_in, d_out]` and q, k and v side by side.
 
-use cupola_artifact::{Error, Result};
-use cupola_nn::{Activation, DecoderSpec, FfnKind, NormKind, Positions, Role};
+use cupola_artifact::Result;
+use cupola_nn::{
+    AttentionSpec, BlockSpec, DecoderSpec, EmbeddingSpec, FeedForwardSpec, FfnKind, Layout, LearnedPositions, NormSpec,
+    StackSpec,
+};
 use serde_json::{Map, Value, json};
 
-use crate::family::{ConfigJson, Family, Form, activation_by_name, activation_name, token_list};
+use crate::config::ConfigJson;
+use crate::family::{Family, Form, Sizes};
 use crate::fused::Fused;
+use crate::names::NameTable;
+use crate::network::Spec;
+use crate::rearrange::Rearrangement;
 
 /// GPT-2 and what shares its form (DistilGPT-2, DialoGPT, and many small models).
 pub struct Gpt2;
-
-/// Settings that change the mathematics and are not built; any other value than this is an error.
-const NEUTRAL: &[(&str, bool)] =
-    &[("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false), ("add_cross_attention", false)];
 
 impl Family for Gpt2 {
     fn model_type(&self) -> &'static str {
@@ -24,54 +27,55 @@ impl Family for Gpt2 {
         "GPT2LMHeadModel"
     }
 
-    fn read(&self, config: &ConfigJson<'_>) -> Result<DecoderSpec> {
-        for (key, neutral) in NEUTRAL {
-            if config.flag(key, *neutral)? != *neutral {
-                return Err(Error::failed(format!("`{key}` = {} in config.json is not supported", !neutral)));
-            }
-        }
+    fn paper(&self) -> &'static str {
+        "Radford et al. 2019, Language Models are Unsupervised Multitask Learners"
+    }
+
+    fn read(&self, config: &ConfigJson<'_>) -> Result<Spec> {
+        config.only(&[
+            ("scale_attn_weights", json!(true)),
+            ("scale_attn_by_inverse_layer_idx", json!(false)),
+            ("add_cross_attention", json!(false)),
+        ])?;
         let (d_model, n_heads) = (config.required_size("n_embd")?, config.required_size("n_head")?);
-        if !d_model.is_multiple_of(n_heads) {
-            return Err(Error::failed(format!(
-                "config.json has n_embd = {d_model}, which n_head = {n_heads} does not divide"
-            )));
-        }
-        Ok(DecoderSpec {
+        let d_head = config.divides(("n_embd", d_model), ("n_head", n_heads))?;
+        let attention = AttentionSpec { bias: true, out_bias: true, ..AttentionSpec::new(n_heads, n_heads, d_head) };
+        let ffn = FeedForwardSpec {
+            d_ff: config.size("n_inner")?.unwrap_or(4 * d_model),
+            kind: FfnKind::Plain(config.activation("activation_function", "gelu_new")?),
+            bias: true,
+        };
+        let norm = NormSpec::layer(config.number("layer_norm_epsilon", 1e-5)?);
+        let layers = vec![("attention", attention.into()), ("ffn", ffn.into())];
+        let max_seq_len = config.size("n_positions")?.unwrap_or(1024);
+        let positions = LearnedPositions { rows: max_seq_len, offset: 0, count_padding: true };
+        let stack = StackSpec {
             vocab_size: config.required_size("vocab_size")?,
             d_model,
-            n_layers: config.required_size("n_layer")?,
-            n_heads,
-            n_kv_heads: n_heads,
-            d_head: d_model / n_heads,
-            d_ff: config.size("n_inner")?.unwrap_or(4 * d_model),
-            max_seq_len: config.size("n_positions")?.unwrap_or(1024),
-            norm_eps: config.number("layer_norm_epsilon", 1e-5)? as f32,
-            norm: NormKind::Layer,
-            ffn: FfnKind::Plain(activation_by_name(config, "activation_function", "gelu_new")?),
-            positions: Positions::Learned,
+            max_seq_len,
+            embedding: EmbeddingSpec { positions: Some(positions), ..EmbeddingSpec::plain(d_model) },
+            blocks: vec![BlockSpec { layout: Layout::PreNorm, norm, layers }; config.required_size("n_layer")?],
+            norm: Some(norm),
+        };
+        Ok(Spec::Decoder(DecoderSpec {
+            stack,
             tie_embeddings: config.flag("tie_word_embeddings", true)?,
-            attention_bias: true,
-            mlp_bias: true,
+            soft_cap: None,
             bos: config.token("bos_token_id")?,
             eos: config.tokens("eos_token_id")?,
             pad: config.token("pad_token_id")?,
-        })
+        }))
     }
 
-    fn write(&self, spec: &DecoderSpec) -> Map<String, Value> {
-        let (FfnKind::Plain(f) | FfnKind::Gated(f)) = spec.ffn;
+    fn fresh(&self, sizes: &Sizes) -> Map<String, Value> {
         let config = json!({
-            "architectures": [self.architecture()],
-            "model_type": self.model_type(),
-            "vocab_size": spec.vocab_size,
-            "n_embd": spec.d_model,
-            "n_head": spec.n_heads,
-            "n_inner": spec.d_ff,
-            "n_layer": spec.n_layers,
-            "n_positions": spec.max_seq_len,
-            "activation_function": activation_name(f),
-            "layer_norm_epsilon": spec.norm_eps,
-            "tie_word_embeddings": spec.tie_embeddings,
+            "n_embd": sizes.d_model,
+            "n_head": sizes.n_heads,
+            "n_inner": sizes.d_ff,
+            "n_layer": sizes.n_layers,
+            "n_positions": sizes.max_seq_len,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": 1e-5,
             "attn_pdrop": 0.0,
             "embd_pdrop": 0.0,
             "resid_pdrop": 0.0,
@@ -79,55 +83,44 @@ impl Family for Gpt2 {
             "scale_attn_by_inverse_layer_idx": false,
             "reorder_and_upcast_attn": false,
             "add_cross_attention": false,
-            "bos_token_id": spec.bos,
-            "eos_token_id": token_list(&spec.eos),
-            "pad_token_id": spec.pad,
-            "initializer_range": 0.02,
-            "torch_dtype": "float32",
-            "use_cache": true,
         });
         config.as_object().cloned().unwrap_or_default()
     }
 
-    fn module(&self, role: Role, layer: usize) -> String {
-        let part = match role {
-            Role::Embed => return "transformer.wte".into(),
-            Role::Positions => return "transformer.wpe".into(),
-            Role::FinalNorm => return "transformer.ln_f".into(),
-            Role::Head => return "lm_head".into(),
-            Role::AttentionNorm => "ln_1",
-            Role::Q => "attn.q_proj",
-            Role::K => "attn.k_proj",
-            Role::V => "attn.v_proj",
-            Role::O => "attn.c_proj",
-            Role::FfnNorm => "ln_2",
-            Role::Gate => "mlp.gate_proj",
-            Role::Up => "mlp.c_fc",
-            Role::Down => "mlp.c_proj",
-        };
-        format!("transformer.h.{layer}.{part}")
+    fn names(&self) -> NameTable {
+        &[
+            ("embed.tokens", "transformer.wte"),
+            ("embed.positions", "transformer.wpe"),
+            ("norm", "transformer.ln_f"),
+            ("head", "lm_head"),
+            ("layers.{}.attention_norm", "transformer.h.{}.ln_1"),
+            ("layers.{}.attention.q", "transformer.h.{}.attn.q_proj"),
+            ("layers.{}.attention.k", "transformer.h.{}.attn.k_proj"),
+            ("layers.{}.attention.v", "transformer.h.{}.attn.v_proj"),
+            ("layers.{}.attention.o", "transformer.h.{}.attn.c_proj"),
+            ("layers.{}.ffn_norm", "transformer.h.{}.ln_2"),
+            ("layers.{}.ffn.up", "transformer.h.{}.mlp.c_fc"),
+            ("layers.{}.ffn.down", "transformer.h.{}.mlp.c_proj"),
+        ]
     }
 
-    fn fused(&self, spec: &DecoderSpec) -> Vec<Fused> {
-        let width = |role: Role| match role {
-            Role::Up => spec.d_ff,
-            _ => spec.d_model,
-        };
-        let layers = (0..spec.n_layers).flat_map(|layer| {
-            [
-                ("attn.c_attn", &[Role::Q, Role::K, Role::V][..]),
-                ("attn.c_proj", &[Role::O]),
-                ("mlp.c_fc", &[Role::Up]),
-                ("mlp.c_proj", &[Role::Down]),
-            ]
-            .map(|(module, roles)| (layer, module, roles))
-        });
-        layers
-            .map(|(layer, module, roles)| Fused {
-                module: format!("transformer.h.{layer}.{module}"),
-                parts: roles.iter().map(|role| (self.module(*role, layer), width(*role))).collect(),
-                groups: 1,
-                transposed: true,
+    fn rearrangements(&self, spec: &Spec) -> Vec<Rearrangement> {
+        let stack = spec.stack();
+        let d = stack.d_model;
+        let d_ff = stack.blocks.first().and_then(BlockSpec::feed_forward).map_or(4 * d, |ffn| ffn.d_ff);
+        let on_its_side =
+            |module: String, parts: Vec<(String, usize)>| Fused { module, parts, groups: 1, transposed: true }.into();
+        (0..stack.blocks.len())
+            .flat_map(|layer| {
+                let name = |part: &str| format!("transformer.h.{layer}.{part}");
+                let qkv = ["q_proj", "k_proj", "v_proj"].map(|part| (name(&format!("attn.{part}")), d)).to_vec();
+                let alone = |part: &str, rows: usize| on_its_side(name(part), vec![(name(part), rows)]);
+                [
+                    on_its_side(name("attn.c_attn"), qkv),
+                    alone("attn.c_proj", d),
+                    alone("mlp.c_fc", d_ff),
+                    alone("mlp.c_proj", d),
+                ]
             })
             .collect()
     }
@@ -142,12 +135,6 @@ impl Family for Gpt2 {
     }
 
     fn form(&self) -> Form {
-        Form {
-            norm: NormKind::Layer,
-            ffn: FfnKind::Plain(Activation::GeluTanh),
-            rotary: false,
-            biases: true,
-            grouped_queries: false,
-        }
+        Form { gated: false, grouped_queries: false }
     }
 }

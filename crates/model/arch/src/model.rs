@@ -4,25 +4,30 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
-use cupola_nn::{Decoder, DecoderSpec};
+use cupola_nn::{Decoder, Module, Piece};
 use serde_json::{Map, Value, json};
 
 use crate::ALL;
-use crate::family::{ConfigJson, Family};
+use crate::config::{ConfigJson, token_list};
+use crate::family::{Family, Sizes};
+use crate::names::Names;
+use crate::network::{Network, Spec};
 use crate::source::{Checkpoint, Fresh};
 
-/// A decoder with the family it belongs to.
+/// A network with the family it belongs to.
 #[derive(Clone)]
 pub struct Model {
-    /// The decoder.
-    pub decoder: Decoder,
+    /// The network.
+    pub network: Network,
+    spec: Spec,
     family: &'static dyn Family,
+    config: Map<String, Value>,
     int8_group: Option<usize>,
 }
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("family", &self.family.model_type()).field("spec", self.decoder.spec()).finish()
+        f.debug_struct("Model").field("family", &self.family.model_type()).field("spec", &self.spec).finish()
     }
 }
 
@@ -33,8 +38,10 @@ impl std::fmt::Debug for Model {
 pub fn family(model_type: &str) -> Result<&'static dyn Family> {
     ALL.iter().copied().find(|f| f.model_type() == model_type).ok_or_else(|| {
         let known: Vec<_> = ALL.iter().map(|f| f.model_type()).collect();
+        let nearest = cupola_artifact::nearest(model_type, known.iter().copied());
+        let nearest = nearest.map(|name| format!("did you mean `{name}`? ")).unwrap_or_default();
         Error::failed(format!("this build does not know the model type `{model_type}`"))
-            .with_hint(format!("it knows: {}", known.join(", ")))
+            .with_hint(format!("{nearest}it knows: {}", known.join(", ")))
     })
 }
 
@@ -80,45 +87,48 @@ impl Model {
 
     fn load_base(dir: &Path, device: &Device) -> Result<Self> {
         let config = read_json(&dir.join("config.json"))?;
-        let (family, spec) = Self::describe(&config)?;
+        let (family, spec) = describe(&config)?;
         let group = int8_group(&config)?;
+        let names = Names(family.names());
         let mut source = Checkpoint {
-            family,
+            names,
             state: unpacked(family, &spec, read_weights(dir)?)?,
             device: device.clone().without_autodiff(),
             group: group.unwrap_or(1),
         };
-        let tied = spec.tie_embeddings;
-        let decoder = Decoder::build(spec, &mut source)?;
-        source.finish(tied)?;
-        Ok(Self { decoder, family, int8_group: group })
-    }
-
-    fn describe(config: &Map<String, Value>) -> Result<(&'static dyn Family, DecoderSpec)> {
-        let model_type = config
-            .get("model_type")
-            .and_then(Value::as_str)
-            .ok_or_else(|| Error::failed("config.json does not say its `model_type`"))?;
-        let family = family(model_type)?;
-        Ok((family, family.read(&ConfigJson { values: config })?))
+        let network = spec.build(&mut source)?;
+        // Files of tied models may have the output layer nevertheless.
+        let head = if spec.tie_embeddings() { names.in_file("head.weight").ok() } else { None };
+        source.finish(|name| head.as_deref() == Some(name))?;
+        Ok(Self { network, spec, family, config, int8_group: group })
     }
 
     /// What `config.json` in a directory describes, without its weights.
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn read_spec(dir: &Path) -> Result<DecoderSpec> {
-        Ok(Self::describe(&read_json(&dir.join("config.json"))?)?.1)
+    pub fn read_spec(dir: &Path) -> Result<Spec> {
+        Ok(describe(&read_json(&dir.join("config.json"))?)?.1)
     }
 
     /// A fresh model.
     ///
     /// # Errors
-    /// Passes on those of the weights' source; a random one has none.
-    pub fn fresh(family: &'static dyn Family, spec: DecoderSpec, seed: u64, device: &Device) -> Result<Self> {
+    /// Sizes that the family cannot have.
+    pub fn fresh(family: &'static dyn Family, sizes: &Sizes, seed: u64, device: &Device) -> Result<Self> {
+        let (config, spec) = plan(family, sizes)?;
         let device = device.clone().without_autodiff();
-        let mut source = Fresh { family, seed, device, n_layers: spec.n_layers };
-        Ok(Self { decoder: Decoder::build(spec, &mut source)?, family, int8_group: None })
+        let names = Names(family.names());
+        let network = spec.build(&mut Fresh { names, seed, device, writers: spec.writers() })?;
+        Ok(Self { network, spec, family, config, int8_group: None })
+    }
+
+    /// What a fresh model would be made of.
+    ///
+    /// # Errors
+    /// As [`Self::fresh`].
+    pub fn fresh_spec(family: &'static dyn Family, sizes: &Sizes) -> Result<Spec> {
+        Ok(plan(family, sizes)?.1)
     }
 
     /// The family it belongs to.
@@ -126,16 +136,47 @@ impl Model {
         self.family
     }
 
+    /// The numbers that make it.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// The decoder that it is.
+    ///
+    /// # Errors
+    /// A model of another kind.
+    pub fn decoder(&self) -> Result<&Decoder> {
+        match &self.network {
+            Network::Decoder(decoder) => Ok(decoder),
+        }
+    }
+
     /// Replaces the weights of its linear layers by int8 numbers, `group` columns to a scale.
     pub fn quantize_int8(&mut self, group: usize) {
-        self.decoder.quantize_int8(group);
+        self.network.quantize_int8(group);
         self.int8_group = Some(group);
     }
 
-    /// The same weights without a tape; shares the memory.
+    /// Turns activation checkpointing on or off.
+    ///
+    /// # Errors
+    /// On other devices than the CPU, which lack it.
+    pub fn set_recompute(&mut self, on: bool) -> Result<()> {
+        if on && !cupola_ops::is_host(&self.network.device()) {
+            return Err(Error::usage("`activation_checkpointing` works on the CPU only")
+                .with_hint("leave it out, or use `--device cpu`"));
+        }
+        self.network.set_recompute(on);
+        Ok(())
+    }
+
+    /// The same weights without a tape and without checkpointing, for evaluation and generation; shares the memory.
     #[must_use]
     pub fn frozen(&self) -> Self {
-        Self { decoder: self.decoder.frozen(), ..self.clone() }
+        let mut copy = self.clone();
+        copy.network.set_trainable(|_| false);
+        copy.network.set_recompute(false);
+        copy
     }
 
     /// Writes `config.json`, `generation_config.json` and `model.safetensors`; adapters must have been merged.
@@ -144,29 +185,66 @@ impl Model {
     /// When a file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).context(|| format!("cannot create {}", dir.display()))?;
-        let spec = self.decoder.spec();
-        let mut config = self.family.write(spec);
+        let mut config = self.config.clone();
         if let Some(group) = self.int8_group {
-            config.insert("quantization_config".into(), quantization_config(group, spec.tie_embeddings));
+            config.insert("quantization_config".into(), quantization_config(group, self.spec.tie_embeddings()));
         }
         write_json(&dir.join("config.json"), &Value::Object(config))?;
-        let generation = json!({"bos_token_id": spec.bos, "eos_token_id": spec.eos, "pad_token_id": spec.pad});
+        let (bos, eos, pad) = self.spec.special();
+        let generation = json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad});
         write_json(&dir.join("generation_config.json"), &generation)?;
-        let state = self.packed(self.decoder.state());
+        let state = self.packed(self.network.state());
         write_safetensors(&dir.join("model.safetensors"), &state, &[("format", "pt")])
     }
 
-    /// Tensors named and shaped as the decoder's parameters, as the family's files have them.
+    /// Tensors named and shaped as the model's parameters, as the family's files have them.
     pub fn packed(&self, mut state: StateDict) -> StateDict {
-        self.family.fused(self.decoder.spec()).iter().for_each(|fused| fused.pack(&mut state));
+        // What was taken apart last is put together first.
+        self.family.rearrangements(&self.spec).iter().rev().for_each(|r| r.pack(&mut state));
         state
     }
 }
 
-/// A file's tensors as the decoder's parameters.
-fn unpacked(family: &dyn Family, spec: &DecoderSpec, state: StateDict) -> Result<StateDict> {
+impl Module for Model {
+    fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
+        self.network.pieces(out);
+    }
+}
+
+/// What a configuration describes.
+fn describe(config: &Map<String, Value>) -> Result<(&'static dyn Family, Spec)> {
+    let model_type = config
+        .get("model_type")
+        .and_then(Value::as_str)
+        .ok_or_else(|| Error::failed("config.json does not say its `model_type`"))?;
+    let family = family(model_type)?;
+    Ok((family, family.read(&ConfigJson { values: config })?))
+}
+
+/// The configuration of a fresh model, and what it describes.
+fn plan(family: &'static dyn Family, sizes: &Sizes) -> Result<(Map<String, Value>, Spec)> {
+    let mut config = Map::new();
+    config.insert("architectures".into(), json!([family.architecture()]));
+    config.insert("model_type".into(), json!(family.model_type()));
+    config.insert("vocab_size".into(), json!(sizes.vocab_size));
+    config.extend(family.fresh(sizes));
+    config.insert("tie_word_embeddings".into(), json!(sizes.tie_embeddings));
+    config.insert("bos_token_id".into(), json!(sizes.bos));
+    config.insert("eos_token_id".into(), token_list(&sizes.eos));
+    config.insert("pad_token_id".into(), json!(sizes.pad));
+    for (key, value) in
+        [("initializer_range", json!(0.02)), ("torch_dtype", json!("float32")), ("use_cache", json!(true))]
+    {
+        config.insert(key.into(), value);
+    }
+    let spec = family.read(&ConfigJson { values: &config })?;
+    Ok((config, spec))
+}
+
+/// A file's tensors as the model's parameters.
+fn unpacked(family: &dyn Family, spec: &Spec, state: StateDict) -> Result<StateDict> {
     let mut state = state.into_iter().filter_map(|(name, tensor)| Some((family.rename(&name)?, tensor))).collect();
-    family.fused(spec).iter().try_for_each(|fused| fused.unpack(&mut state))?;
+    family.rearrangements(spec).iter().try_for_each(|r| r.unpack(&mut state))?;
     Ok(state)
 }
 

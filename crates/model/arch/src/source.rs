@@ -1,16 +1,16 @@
-//! Weights for a decoder: from a checkpoint, or drawn at random.
+//! Weights for a model: from a checkpoint, or drawn at random.
 
 use burn::tensor::Device;
 use cupola_artifact::{DType, Error, HostTensor, Result, StateDict};
-use cupola_nn::{Linear, Param, Rng, Role, Weight, WeightSource, scale_name};
-use cupola_ops::{Int8Weight, from_vec};
+use cupola_nn::{Init, Rng, Want, Weight, WeightSource, scale_name};
+use cupola_ops::Int8Weight;
 
-use crate::family::Family;
+use crate::names::Names;
 
 /// Weights out of a checkpoint.
-pub struct Checkpoint<'a> {
-    /// The family that names them.
-    pub family: &'a dyn Family,
+pub struct Checkpoint {
+    /// What they are called there.
+    pub names: Names,
     /// What has not been taken yet.
     pub state: StateDict,
     /// Where the tensors go.
@@ -19,8 +19,8 @@ pub struct Checkpoint<'a> {
     pub group: usize,
 }
 
-impl Checkpoint<'_> {
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<HostTensor> {
+impl Checkpoint {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<HostTensor> {
         let tensor = self.state.remove(name).ok_or_else(|| {
             let hint = match cupola_artifact::nearest(name, self.state.keys().map(String::as_str)) {
                 Some(near) => format!("the nearest name there is `{near}`"),
@@ -36,28 +36,9 @@ impl Checkpoint<'_> {
         Ok(tensor)
     }
 
-    fn vector(&mut self, name: String, len: usize) -> Result<Param<1>> {
-        let data = self.take(&name, &[len])?.to_f32()?;
-        Ok(Param::new(name, from_vec(data, [len], &self.device)))
-    }
-
-    fn matrix(&mut self, name: String, shape: [usize; 2]) -> Result<Param<2>> {
-        let data = self.take(&name, &shape)?.to_f32()?;
-        Ok(Param::new(name, from_vec(data, shape, &self.device)))
-    }
-
-    fn int8(&mut self, name: String, [d_out, d_in]: [usize; 2]) -> Result<Weight> {
-        let q = self.take(&name, &[d_out, d_in])?.to_i8()?;
-        let groups = d_in.div_ceil(self.group);
-        let scales = self.take(&scale_name(&name), &[d_out, groups])?.to_f32()?;
-        let weight = Int8Weight { q: q.into(), scales: scales.into(), d_out, d_in, group: self.group };
-        Ok(Weight::Int8 { name, weight, device: self.device.clone() })
-    }
-
-    /// An error that names weights which the model has no place for.
-    pub fn finish(self, tied: bool) -> Result<()> {
-        let head = format!("{}.weight", self.family.module(Role::Head, 0));
-        let left: Vec<_> = self.state.keys().filter(|k| !(tied && **k == head)).collect();
+    /// An error that names weights which the model has no place for; `spare` are names that need none.
+    pub fn finish(self, spare: impl Fn(&str) -> bool) -> Result<()> {
+        let left: Vec<_> = self.state.keys().filter(|k| !spare(k)).collect();
         match left.as_slice() {
             [] => Ok(()),
             [first, ..] => Err(Error::failed(format!(
@@ -69,76 +50,60 @@ impl Checkpoint<'_> {
     }
 }
 
-impl WeightSource for Checkpoint<'_> {
-    fn norm(&mut self, role: Role, layer: usize, len: usize, bias: bool) -> Result<(Param<1>, Option<Param<1>>)> {
-        let module = self.family.module(role, layer);
-        let weight = self.vector(format!("{module}.weight"), len)?;
-        let bias = bias.then(|| self.vector(format!("{module}.bias"), len)).transpose()?;
-        Ok((weight, bias))
+impl WeightSource for Checkpoint {
+    fn device(&self) -> Device {
+        self.device.clone()
     }
 
-    fn linear(&mut self, role: Role, layer: usize, shape: [usize; 2], bias: bool) -> Result<Linear> {
-        let module = self.family.module(role, layer);
-        let name = format!("{module}.weight");
-        let weight = match self.state.get(&name).map(|t| t.dtype) {
-            Some(DType::I8) => self.int8(name, shape)?,
-            _ => Weight::Dense(self.matrix(name, shape)?),
-        };
-        let bias = bias.then(|| self.vector(format!("{module}.bias"), shape[0])).transpose()?;
-        Ok(Linear { weight, bias, lora: None, precision: cupola_ops::Precision::F32 })
+    fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)> {
+        let name = self.names.in_file(want.name)?;
+        let data = self.tensor(&name, want.shape)?.to_f32()?;
+        Ok((name, Some(data)))
     }
 
-    fn embedding(&mut self, role: Role, shape: [usize; 2]) -> Result<Param<2>> {
-        self.matrix(format!("{}.weight", self.family.module(role, 0)), shape)
+    fn quantized(&mut self, want: &Want<'_>) -> Result<Option<Weight>> {
+        let name = self.names.in_file(want.name)?;
+        if self.state.get(&name).is_none_or(|tensor| tensor.dtype != DType::I8) {
+            return Ok(None);
+        }
+        let &[d_out, d_in] = want.shape else { return Ok(None) };
+        let q = self.tensor(&name, want.shape)?.to_i8()?;
+        let scales = self.tensor(&scale_name(&name), &[d_out, d_in.div_ceil(self.group)])?.to_f32()?;
+        let weight = Int8Weight { q: q.into(), scales: scales.into(), d_out, d_in, group: self.group };
+        Ok(Some(Weight::Int8 { name, weight, device: self.device.clone() }))
     }
 }
 
-/// Fresh weights: normal with a deviation of 0.02, those that write to the residual stream divided by the square root of
-/// how many do (Radford et al. 2019), norms 1, biases 0.
-pub struct Fresh<'a> {
-    /// The family that names them.
-    pub family: &'a dyn Family,
+/// Fresh weights.
+pub struct Fresh {
+    /// What they are called.
+    pub names: Names,
     /// Where randomness starts.
     pub seed: u64,
     /// Where the tensors go.
     pub device: Device,
-    /// Blocks of the model.
-    pub n_layers: usize,
+    /// Layers that write to the residual stream.
+    pub writers: usize,
 }
 
 const STD: f32 = 0.02;
 
-impl Fresh<'_> {
-    fn drawn(&self, name: String, shape: [usize; 2], std: f32) -> Param<2> {
-        let data = Rng::new(self.seed, &name).normal(shape[0] * shape[1], std);
-        Param::new(name, from_vec(data, shape, &self.device))
+impl WeightSource for Fresh {
+    fn device(&self) -> Device {
+        self.device.clone()
     }
-}
 
-impl WeightSource for Fresh<'_> {
-    fn norm(&mut self, role: Role, layer: usize, len: usize, bias: bool) -> Result<(Param<1>, Option<Param<1>>)> {
-        let module = self.family.module(role, layer);
-        let filled = |part: &str, value: f32| {
-            Param::new(format!("{module}.{part}"), from_vec(vec![value; len], [len], &self.device))
+    fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)> {
+        let name = self.names.in_file(want.name)?;
+        let numbers = want.shape.iter().product();
+        let mut rng = Rng::new(self.seed, &name);
+        let data = match want.init {
+            Init::Normal => rng.normal(numbers, STD),
+            Init::Residual => rng.normal(numbers, STD / (self.writers as f32).sqrt()),
+            Init::Uniform(bound) => (0..numbers).map(|_| (2.0 * rng.uniform() - 1.0) as f32 * bound).collect(),
+            Init::Fill(value) => vec![value; numbers],
+            Init::Each(f) => (0..numbers).map(f).collect(),
         };
-        Ok((filled("weight", 1.0), bias.then(|| filled("bias", 0.0))))
-    }
-
-    fn linear(&mut self, role: Role, layer: usize, shape: [usize; 2], bias: bool) -> Result<Linear> {
-        let module = self.family.module(role, layer);
-        let std = match role {
-            Role::O | Role::Down => STD / ((2 * self.n_layers) as f32).sqrt(),
-            _ => STD,
-        };
-        let mut linear = Linear::dense(self.drawn(format!("{module}.weight"), shape, std));
-        if bias {
-            let zeros = from_vec(vec![0.0; shape[0]], [shape[0]], &self.device);
-            linear.bias = Some(Param::new(format!("{module}.bias"), zeros));
-        }
-        Ok(linear)
-    }
-
-    fn embedding(&mut self, role: Role, shape: [usize; 2]) -> Result<Param<2>> {
-        Ok(self.drawn(format!("{}.weight", self.family.module(role, 0)), shape, STD))
+        Ok((name, Some(data)))
     }
 }

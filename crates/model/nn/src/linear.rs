@@ -40,6 +40,14 @@ impl Weight {
         }
     }
 
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        match self {
+            Weight::Dense(param) => param.value().device().without_autodiff(),
+            Weight::Int8 { device, .. } => device.clone(),
+        }
+    }
+
     /// The weight as a float tensor; decoded when it is quantized.
     pub fn dense(&self) -> Tensor<2> {
         match self {
@@ -75,11 +83,6 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A layer with a dense weight and nothing else.
-    pub fn dense(weight: Param<2>) -> Self {
-        Self { weight: Weight::Dense(weight), bias: None, lora: None, precision: Precision::F32 }
-    }
-
     /// x `[N, d_in]`, y `[N, d_out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let bias = self.bias.as_ref().map(Param::value);
@@ -123,7 +126,7 @@ impl Linear {
         if let Weight::Dense(param) = &self.weight {
             let [d_out, d_in] = param.value().dims();
             let weight = Int8Weight::quantize(&cupola_ops::to_vec(&param.value()), d_out, d_in, group);
-            let device = param.value().device().without_autodiff();
+            let device = self.weight.device();
             self.weight = Weight::Int8 { name: param.name().to_string(), weight, device };
         }
     }

@@ -1,6 +1,6 @@
 //! Low-rank adaptation (Hu et al. 2021): `y += (alpha / r) · x·Aᵀ·Bᵀ`.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use cupola_ops::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -40,16 +40,15 @@ pub struct Lora {
 impl Lora {
     /// A fresh adapter that changes nothing yet: A uniform as PEFT draws it (Kaiming with a = sqrt(5), that is
     /// within 1 / sqrt(d_in)), B zero.
-    pub fn new(module: &str, [d_out, d_in]: [usize; 2], config: &LoraConfig, seed: u64, like: &Tensor<2>) -> Self {
-        let device = like.device().without_autodiff();
+    pub fn new(module: &str, [d_out, d_in]: [usize; 2], config: &LoraConfig, seed: u64, device: &Device) -> Self {
         let mut rng = Rng::new(seed, module);
         let bound = (d_in as f64).powf(-0.5);
         let a = (0..config.r * d_in).map(|_| ((rng.uniform() * 2.0 - 1.0) * bound) as f32).collect();
         Self {
-            a: Param::new(format!("{module}.lora_A.weight"), cupola_ops::from_vec(a, [config.r, d_in], &device)),
+            a: Param::new(format!("{module}.lora_A.weight"), cupola_ops::from_vec(a, [config.r, d_in], device)),
             b: Param::new(
                 format!("{module}.lora_B.weight"),
-                cupola_ops::from_vec(vec![0.0; d_out * config.r], [d_out, config.r], &device),
+                cupola_ops::from_vec(vec![0.0; d_out * config.r], [d_out, config.r], device),
             ),
             scale: config.alpha / config.r as f32,
         }

@@ -1,33 +1,49 @@
-//! The norms of a decoder, and the residual stream that they read.
+//! The norms of a model, and the residual stream that they read.
 
 use burn::tensor::Tensor;
-use cupola_artifact::StateDict;
 
+use crate::module::{Module, Piece};
 use crate::param::{Param, ParamMut};
 
-/// Which norm a decoder has.
+/// Which norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
-    /// RMSNorm, without biases.
+    /// RMSNorm (Zhang and Sennrich 2019).
     Rms,
-    /// LayerNorm, with biases.
+    /// LayerNorm (Ba et al. 2016).
     Layer,
 }
 
-impl NormKind {
-    /// Whether it has a bias.
-    pub fn bias(self) -> bool {
-        self == NormKind::Layer
-    }
-}
-
-/// A norm's weights.
-#[derive(Clone, Debug)]
-pub struct Norm {
+/// The numbers that make a norm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormSpec {
     /// Which.
     pub kind: NormKind,
     /// Added to the variance.
     pub eps: f32,
+    /// Whether it has a bias; LayerNorm alone may.
+    pub bias: bool,
+    /// Whether the weight is added to 1 (Gemma).
+    pub plus_one: bool,
+}
+
+impl NormSpec {
+    /// RMSNorm.
+    pub fn rms(eps: f64) -> Self {
+        Self { kind: NormKind::Rms, eps: eps as f32, bias: false, plus_one: false }
+    }
+
+    /// LayerNorm with a bias.
+    pub fn layer(eps: f64) -> Self {
+        Self { kind: NormKind::Layer, eps: eps as f32, bias: true, plus_one: false }
+    }
+}
+
+/// A norm.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// The numbers that make it.
+    pub spec: NormSpec,
     /// `[D]`.
     pub weight: Param<1>,
     /// `[D]`.
@@ -35,37 +51,42 @@ pub struct Norm {
 }
 
 impl Norm {
+    fn weight(&self) -> Tensor<1> {
+        let weight = self.weight.value();
+        if self.spec.plus_one { weight.add_scalar(1.0) } else { weight }
+    }
+
     fn bias(&self) -> Option<Tensor<1>> {
         self.bias.as_ref().map(Param::value)
     }
 
     /// x `[N, D]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        match self.kind {
-            NormKind::Rms => cupola_ops::rms_norm(x, self.weight.value(), self.eps),
-            NormKind::Layer => cupola_ops::layer_norm(x, self.weight.value(), self.bias(), self.eps),
+        match self.spec.kind {
+            NormKind::Rms => cupola_ops::rms_norm(x, self.weight(), self.spec.eps),
+            NormKind::Layer => cupola_ops::layer_norm(x, self.weight(), self.bias(), self.spec.eps),
         }
+    }
+
+    /// Each head of x `[N, heads · D]` for itself.
+    pub fn of_heads(&self, x: Tensor<2>, heads: usize) -> Tensor<2> {
+        let [rows, width] = x.dims();
+        self.forward(x.reshape([rows * heads, width / heads])).reshape([rows, width])
     }
 
     /// `x + delta` and its norm.
-    fn of_sum(&self, x: Tensor<2>, delta: Tensor<2>) -> [Tensor<2>; 2] {
-        match self.kind {
-            NormKind::Rms => cupola_ops::add_rms_norm(x, delta, self.weight.value(), self.eps),
-            NormKind::Layer => cupola_ops::add_layer_norm(x, delta, self.weight.value(), self.bias(), self.eps),
+    pub fn of_sum(&self, x: Tensor<2>, delta: Tensor<2>) -> [Tensor<2>; 2] {
+        match self.spec.kind {
+            NormKind::Rms => cupola_ops::add_rms_norm(x, delta, self.weight(), self.spec.eps),
+            NormKind::Layer => cupola_ops::add_layer_norm(x, delta, self.weight(), self.bias(), self.spec.eps),
         }
     }
+}
 
-    /// Its parameters.
-    pub fn params_mut<'a>(&'a mut self, out: &mut Vec<ParamMut<'a>>) {
-        out.push(ParamMut::Vector(&mut self.weight));
-        out.extend(self.bias.as_mut().map(ParamMut::Vector));
-    }
-
-    /// Adds what belongs in a checkpoint.
-    pub fn state(&self, out: &mut StateDict) {
-        for param in [Some(&self.weight), self.bias.as_ref()].into_iter().flatten() {
-            out.insert(param.name().to_string(), param.to_host());
-        }
+impl Module for Norm {
+    fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
+        out.push(Piece::Param(ParamMut::Vector(&mut self.weight)));
+        out.extend(self.bias.as_mut().map(|bias| Piece::Param(ParamMut::Vector(bias))));
     }
 }
 

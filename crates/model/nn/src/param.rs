@@ -80,6 +80,8 @@ pub enum ParamMut<'a> {
     Matrix(&'a mut Param<2>),
     /// The embedding and the output layer, whose rows belong to tokens.
     Table(&'a mut Param<2>),
+    /// Several matrices of one shape, e.g. those of a layer's experts.
+    Stack(&'a mut Param<3>),
 }
 
 macro_rules! each {
@@ -87,6 +89,7 @@ macro_rules! each {
         match $self {
             ParamMut::Vector($param) => $body,
             ParamMut::Matrix($param) | ParamMut::Table($param) => $body,
+            ParamMut::Stack($param) => $body,
         }
     };
 }
@@ -120,12 +123,12 @@ impl ParamMut<'_> {
         each!(self, p => p.trainable())
     }
 
-    /// Whether it is a matrix or a table; weight decay applies to those only.
+    /// Whether it is a matrix, a table or a stack of them; weight decay applies to those only.
     pub fn is_matrix(&self) -> bool {
-        matches!(self, ParamMut::Matrix(_) | ParamMut::Table(_))
+        !matches!(self, ParamMut::Vector(_))
     }
 
-    /// Whether it is a matrix that is no table.
+    /// Whether it is one matrix and no table.
     pub fn is_hidden(&self) -> bool {
         matches!(self, ParamMut::Matrix(_))
     }

@@ -1,6 +1,6 @@
 //! The angles of rotary positions and their scalings for longer contexts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cupola_ops::RopeAngles;
 use serde::{Deserialize, Serialize};
@@ -66,11 +66,39 @@ impl RopeSpec {
             .collect()
     }
 
-    /// Cosines and sines for the positions before `max_seq_len`.
-    pub fn angles(&self, max_seq_len: usize) -> Arc<RopeAngles> {
+    /// Cosines and sines for the positions before `end`.
+    fn angles(&self, end: usize) -> RopeAngles {
         let frequencies = self.frequencies();
-        let all = (0..max_seq_len).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
+        let all = (0..end).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
         let (cos, sin) = all.map(|a| (a.cos() as f32, a.sin() as f32)).unzip();
-        Arc::new(RopeAngles { cos, sin, rotary_dim: self.rotary_dim })
+        RopeAngles { cos, sin, rotary_dim: self.rotary_dim }
+    }
+}
+
+/// The angles of all positions so far; the table grows as positions are asked for.
+#[derive(Debug)]
+pub struct Angles {
+    spec: RopeSpec,
+    table: Mutex<(usize, Arc<RopeAngles>)>,
+}
+
+impl Angles {
+    pub(crate) fn new(spec: RopeSpec) -> Self {
+        let empty = Arc::new(spec.angles(0));
+        Self { spec, table: Mutex::new((0, empty)) }
+    }
+
+    pub(crate) fn spec(&self) -> &RopeSpec {
+        &self.spec
+    }
+
+    /// A table of at least the positions before `end`.
+    pub fn upto(&self, end: usize) -> Arc<RopeAngles> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.0 < end {
+            let len = end.next_power_of_two();
+            *table = (len, Arc::new(self.spec.angles(len)));
+        }
+        Arc::clone(&table.1)
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::Tensor;
+use cupola_arch::Model;
 use cupola_artifact::stage::Progress;
 use cupola_artifact::{Context, HostTensor, Result, StateDict, read_safetensors, write_safetensors};
 use cupola_nn::Decoder;
@@ -163,15 +164,15 @@ impl Objective for Alignment {
         Ok(self.parts.len())
     }
 
-    fn part(&mut self, model: &Decoder, index: usize) -> Result<Part> {
+    fn part(&mut self, model: &Model, index: usize) -> Result<Part> {
         let pairs: Vec<&ScoredPair> = self.parts[index].iter().map(|i| &self.train[*i]).collect();
-        let (loss, sums, tokens) = self.losses(model, &pairs);
+        let (loss, sums, tokens) = self.losses(model.decoder()?, &pairs);
         let share = 1.0 / self.batch_size as f64;
         let figures = FIGURES.into_iter().zip(sums.map(|sum| sum * share)).collect();
         Ok(Part { loss: loss.mul_scalar(share), tokens, figures })
     }
 
-    fn evaluate(&mut self, model: &Decoder) -> Result<Vec<(String, f64)>> {
+    fn evaluate(&mut self, model: &Model) -> Result<Vec<(String, f64)>> {
         if self.validation.is_empty() {
             return Ok(vec![]);
         }
@@ -179,7 +180,7 @@ impl Objective for Alignment {
         let (mut loss, mut sums) = (0.0, Figures::default());
         for group in groups(&lengths, self.micro_batch) {
             let pairs: Vec<&ScoredPair> = self.validation[group].iter().collect();
-            let (sum, figures, _) = self.losses(model, &pairs);
+            let (sum, figures, _) = self.losses(model.decoder()?, &pairs);
             loss += f64::from(cupola_ops::scalar(&sum));
             sums.iter_mut().zip(figures).for_each(|(all, new)| *all += new);
         }

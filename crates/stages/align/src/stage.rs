@@ -3,6 +3,7 @@
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Error, Result, human_count, parse_config, unknown_name};
 use cupola_generate::load_model;
+use cupola_nn::Module;
 use cupola_tokenizer::Tokenizer;
 use cupola_train::batching::Layout;
 use cupola_train::conversation::{Example, Fit, hold_out, prompt_key, read_all, with_system};
@@ -142,10 +143,10 @@ impl Configured for Align {
         let (settings, input) = (&self.shared, context.input("model")?);
         let device = cupola_ops::open(context.device)?;
         let (mut model, tokenizer) = load_model(&input.path, &device)?;
-        model.decoder.merge_lora()?;
+        model.merge_lora()?;
         // The reference as the model in training: a difference would be a reward.
-        model.decoder.set_precision(settings.precision.resolve());
-        let spec = model.decoder.spec().clone();
+        model.network.set_precision(settings.precision.resolve());
+        let spec = model.decoder()?.spec().clone();
         let max_len = settings.context_len(&spec);
         let Pairs { records, truncated, dropped, mut train, validation } = self.pairs(context, &tokenizer, max_len)?;
         let (pairs, held_out) = (train.len(), validation.len());
@@ -154,7 +155,7 @@ impl Configured for Align {
 
         train.extend(validation);
         let file = context.work.join("reference.safetensors");
-        let reference = reference_logps(&model.decoder, &train, (layout, pad), &file, context.progress)?;
+        let reference = reference_logps(model.decoder()?, &train, (layout, pad), &file, context.progress)?;
         let mut train: Vec<ScoredPair> =
             train.into_iter().zip(reference).map(|(pair, reference)| ScoredPair { pair, reference }).collect();
         let validation = train.split_off(pairs);

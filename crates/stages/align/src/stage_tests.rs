@@ -101,21 +101,25 @@ fn the_references_log_probabilities_equal_the_scorers_and_are_kept() {
         })
         .collect();
     let file = dir.join("work/reference.safetensors");
-    let compute = || reference_logps(&model.decoder, &pairs, (Layout::Packed(200), 0), &file, &Silent).unwrap();
+    let compute =
+        || reference_logps(model.decoder().unwrap(), &pairs, (Layout::Packed(200), 0), &file, &Silent).unwrap();
     let got = compute();
     let items: Vec<ScoreItem> = pairs
         .iter()
         .flat_map(|p| [&p.chosen, &p.rejected])
         .map(|e| ScoreItem { ids: e.ids.clone(), scored: e.learn.clone() })
         .collect();
-    let want: Vec<f32> =
-        log_likelihoods(&model.decoder, &items, &mut |_| {}).unwrap().iter().map(|l| l.log_likelihood as f32).collect();
+    let want: Vec<f32> = log_likelihoods(model.decoder().unwrap(), &items, &mut |_| {})
+        .unwrap()
+        .iter()
+        .map(|l| l.log_likelihood as f32)
+        .collect();
     assert_close("log-probabilities", got.as_flattened(), &want, 1e-4, 1e-5);
     let written = std::fs::metadata(&file).unwrap().modified().unwrap();
     assert_eq!(compute(), got);
     assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), written);
     // Those of another data set are not taken.
-    let fewer = reference_logps(&model.decoder, &pairs[..2], (Layout::Padded, 0), &file, &Silent).unwrap();
+    let fewer = reference_logps(model.decoder().unwrap(), &pairs[..2], (Layout::Padded, 0), &file, &Silent).unwrap();
     assert_eq!(fewer.len(), 2);
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use cupola_arch::Model;
 use cupola_artifact::{Context, Error, Result};
 use cupola_generate::{Engine, EngineOptions, Request, SamplingParams, document_start};
+use cupola_nn::Module;
 use cupola_tokenizer::Tokenizer;
 
 use crate::method::Method;
@@ -32,7 +33,7 @@ pub fn decode_speeds(models: [&Model; 2], tokenizer: &Tokenizer, tokens: usize) 
     let mut best = [0.0_f64; 2];
     for _ in 0..ROUNDS {
         for (engine, best) in engines.iter().zip(&mut best) {
-            let prompt = vec![document_start(&models[0].decoder, tokenizer)?];
+            let prompt = vec![document_start(models[0].decoder()?, tokenizer)?];
             let max_tokens = tokens.min(engine.max_seq_len().saturating_sub(1)).max(2);
             let params = SamplingParams { temperature: 0.0, max_tokens, ignore_eos: true, ..Default::default() };
             let (ids, _, usage) = engine.generate_ids(Request { prompt, params })?;
@@ -58,9 +59,9 @@ pub struct WeightError {
 
 /// Compares the weights before and after.
 pub fn weight_error(before: &Model, after: &Model, method: &dyn Method) -> Result<WeightError> {
-    let compressed = after.decoder.state();
+    let compressed = after.state();
     let mut worst = WeightError::default();
-    for (name, tensor) in before.decoder.state() {
+    for (name, tensor) in before.state() {
         let (old, new) = (tensor.to_f32()?, method.weight(&compressed, &name)?);
         if old.len() != new.len() {
             return Err(Error::failed(format!("{name} has {} numbers before and {} after", old.len(), new.len())));

@@ -6,6 +6,7 @@ use cupola_arch::Model;
 use cupola_artifact::stage::{Configured, Input, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Context, Error, Result, human_bytes, parse_config, unknown_name, write_atomic};
 use cupola_generate::{TextScore, load_model, score_texts};
+use cupola_nn::Module;
 use cupola_records::{Split, read_documents};
 use cupola_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -130,7 +131,7 @@ impl Configured for Compression {
         let input = context.input("model")?;
         let device = cupola_ops::open(context.device)?;
         let (mut original, tokenizer) = load_model(&input.path, &device)?;
-        original.decoder.merge_lora()?;
+        original.merge_lora()?;
         let mut compressed = original.clone();
         self.method.apply(&mut compressed)?;
         compressed.save(context.dir)?;
@@ -193,7 +194,7 @@ impl Compression {
 fn perplexity(context: &StageContext<'_>, model: &Model, tokenizer: &Tokenizer, texts: &[&str]) -> Result<TextScore> {
     context.progress.begin("perplexity", None, "tokens");
     let mut progress = |done: u64, total: u64| context.progress.update(done, &format!("of {total}"));
-    let score = score_texts(&model.decoder, tokenizer, texts, &mut progress);
+    let score = score_texts(model.decoder()?, tokenizer, texts, &mut progress);
     context.progress.end();
     score
 }

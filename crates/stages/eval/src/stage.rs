@@ -84,7 +84,7 @@ impl Evaluation {
             ));
             outcomes.push((outcome, started.elapsed().as_secs_f64()));
         }
-        Ok(ModelResult { name: name.to_owned(), parameters: subject.model.decoder.spec().parameters(), outcomes })
+        Ok(ModelResult { name: name.to_owned(), parameters: subject.model.spec().parameters(), outcomes })
     }
 }
 

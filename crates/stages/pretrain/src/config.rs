@@ -1,8 +1,7 @@
 //! The settings of pretraining, and what follows from its one dial.
 
-use cupola_arch::Form;
+use cupola_arch::{Form, Sizes};
 use cupola_artifact::{Error, Result};
-use cupola_nn::{DecoderSpec, FfnKind, Positions, RopeScaling, RopeSpec};
 use cupola_tokenizer::Tokenizer;
 use cupola_train::PrecisionSetting;
 use cupola_train::optim::{AdjustLr, StateType};
@@ -203,9 +202,9 @@ impl PretrainConfig {
             false => ("as many as query heads", n_heads),
         };
         let n_kv_heads = set("n_kv_heads", rule, self.n_kv_heads, n_kv_heads);
-        let (rule, d_ff) = match form.ffn {
-            FfnKind::Gated(_) => ("8/3 · d_model, a multiple of 32 (SwiGLU)", round_to(d_model as f64 * 8.0 / 3.0, 32)),
-            FfnKind::Plain(_) => ("4 · d_model", 4 * d_model),
+        let (rule, d_ff) = match form.gated {
+            true => ("8/3 · d_model, a multiple of 32 (SwiGLU)", round_to(d_model as f64 * 8.0 / 3.0, 32)),
+            false => ("4 · d_model", 4 * d_model),
         };
         let d_ff = set("d_ff", rule, self.d_ff, d_ff);
         let derived_seq = power_of_two_near(64.0 * self.depth as f64).clamp(128, 2048);
@@ -243,9 +242,9 @@ impl PretrainConfig {
         Ok(Derived { d_model, n_heads, n_kv_heads, d_head, d_ff, seq_len, batch_tokens, micro_batch, lr, form, rules })
     }
 
-    /// The decoder for a vocabulary; the tokenizer, where there is one, names the special tokens.
-    pub fn spec(&self, derived: &Derived, vocab_size: usize, tokenizer: Option<&Tokenizer>) -> DecoderSpec {
-        DecoderSpec {
+    /// The model's sizes for a vocabulary; the tokenizer, where there is one, names the special tokens.
+    pub fn sizes(&self, derived: &Derived, vocab_size: usize, tokenizer: Option<&Tokenizer>) -> Sizes {
+        Sizes {
             vocab_size,
             d_model: derived.d_model,
             n_layers: self.depth,
@@ -254,20 +253,7 @@ impl PretrainConfig {
             d_head: derived.d_head,
             d_ff: derived.d_ff,
             max_seq_len: derived.seq_len,
-            norm_eps: 1e-5,
-            norm: derived.form.norm,
-            ffn: derived.form.ffn,
-            positions: match derived.form.rotary {
-                true => Positions::Rotary(RopeSpec {
-                    theta: 10_000.0,
-                    rotary_dim: derived.d_head,
-                    scaling: RopeScaling::None,
-                }),
-                false => Positions::Learned,
-            },
             tie_embeddings: self.tie_embeddings,
-            attention_bias: derived.form.biases,
-            mlp_bias: derived.form.biases,
             bos: tokenizer.and_then(Tokenizer::bos),
             eos: tokenizer.map(|t| t.stop_ids().to_vec()).unwrap_or_default(),
             pad: tokenizer.and_then(Tokenizer::pad),
@@ -298,9 +284,8 @@ mod tests {
     fn a_gpt2_has_as_many_key_value_heads_as_query_heads_and_four_times_the_width() {
         let config = config("family = 'gpt2'");
         let derived = config.derive().unwrap();
-        let spec = config.spec(&derived, 1000, None);
-        assert_eq!((spec.n_kv_heads, spec.d_ff), (spec.n_heads, 4 * spec.d_model));
-        assert!(spec.positions == Positions::Learned && spec.attention_bias && spec.mlp_bias);
+        let sizes = config.sizes(&derived, 1000, None);
+        assert_eq!((sizes.n_kv_heads, sizes.d_ff), (sizes.n_heads, 4 * sizes.d_model));
     }
 
     #[test]

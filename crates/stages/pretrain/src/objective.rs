@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use cupola_arch::Model;
 use cupola_artifact::{Context, Result};
 use cupola_generate::{Sampler, SamplingParams, score_texts};
-use cupola_nn::{Decoder, KvCache, Step};
+use cupola_nn::Step;
 use cupola_records::Document;
 use cupola_tokenizer::Tokenizer;
 use cupola_train::{Objective, Part};
@@ -39,20 +40,20 @@ impl Objective for CausalLm {
         Ok(self.sequences.div_ceil(self.micro_batch))
     }
 
-    fn part(&mut self, model: &Decoder, index: usize) -> Result<Part> {
+    fn part(&mut self, model: &Model, index: usize) -> Result<Part> {
         let count = self.micro_batch.min(self.sequences - index * self.micro_batch);
         let (batch, targets) = self.rows.next(count);
         let weight = 1.0 / (self.sequences * self.seq_len) as f32;
         let weights: Arc<[f32]> = vec![weight; targets.len()].into();
-        Ok(Part { loss: model.loss(&batch, &targets, &weights), tokens: targets.len(), figures: vec![] })
+        Ok(Part { loss: model.decoder()?.loss(&batch, &targets, &weights), tokens: targets.len(), figures: vec![] })
     }
 
-    fn evaluate(&mut self, model: &Decoder) -> Result<Vec<(String, f64)>> {
+    fn evaluate(&mut self, model: &Model) -> Result<Vec<(String, f64)>> {
         if self.validation.is_empty() {
             return Ok(vec![]);
         }
         let texts: Vec<&str> = self.validation.iter().map(|d| d.text.as_str()).collect();
-        let score = score_texts(model, &self.tokenizer, &texts, &mut |_, _| {})?;
+        let score = score_texts(model.decoder()?, &self.tokenizer, &texts, &mut |_, _| {})?;
         Ok(vec![
             ("validation_loss".into(), score.nats_per_token()),
             ("perplexity".into(), score.perplexity()),
@@ -60,17 +61,17 @@ impl Objective for CausalLm {
         ])
     }
 
-    fn sample(&mut self, model: &Decoder) -> Result<Option<String>> {
-        let spec = model.spec();
+    fn sample(&mut self, model: &Model) -> Result<Option<String>> {
+        let decoder = model.decoder()?;
         let params = SamplingParams { temperature: 0.8, top_p: 0.95, ..Default::default() };
         let mut sampler = Sampler::new(&params, self.seed);
-        let mut cache = KvCache::new(spec);
+        let mut cache = decoder.cache();
         let (mut next, mut text) = (self.prompt.clone(), Vec::new());
-        while cache.len() + next.len() < spec.max_seq_len && text.len() < 64 {
+        while cache.len() + next.len() < decoder.spec().max_seq_len && text.len() < 64 {
             let rows = next.len();
             let ids: Arc<[u32]> = std::mem::take(&mut next).into();
-            let hidden = model.step(&ids, &mut [Step { cache: &mut cache, rows }]);
-            let logits = cupola_ops::to_vec(&model.logits(hidden.narrow(0, rows - 1, 1)));
+            let hidden = decoder.step(&ids, &mut [Step { cache: &mut cache, rows }]);
+            let logits = cupola_ops::to_vec(&decoder.logits(hidden.narrow(0, rows - 1, 1)));
             let Some(id) = sampler.sample(&logits) else { break };
             text.push(id);
             next.push(id);

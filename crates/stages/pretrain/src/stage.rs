@@ -6,6 +6,7 @@ use cupola_arch::Model;
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Context, Result, human_bytes, human_count, parse_config, write_atomic};
 use cupola_generate::document_start;
+use cupola_nn::Module;
 use cupola_records::{Split, read_documents, total_bytes};
 use cupola_tokenizer::Tokenizer;
 use cupola_train::optim::{Optimizer, OptimizerConfig};
@@ -121,7 +122,9 @@ impl Configured for Pretraining {
 
     fn plan(&self, inputs: &PlanInputs<'_>) -> Result<Plan> {
         let vocab = inputs.fact("tokenizer", "vocab_size").unwrap_or(4096.0) as usize;
-        let spec = self.config.spec(&self.derived, vocab, None);
+        let family = cupola_arch::family(&self.config.family)?;
+        let spec = Model::fresh_spec(family, &self.config.sizes(&self.derived, vocab, None))?;
+        let spec = spec.decoder()?;
         let bytes = inputs.fact("data", "train_bytes").or(inputs.fact("data", "bytes")).unwrap_or(0.0);
         // English text: between two and four bytes to a token, more with a larger vocabulary.
         let bytes_per_token = inputs.fact("tokenizer", "bytes_per_token").unwrap_or((vocab as f64).log2() / 4.0);
@@ -158,14 +161,15 @@ impl Configured for Pretraining {
         let documents = read_documents(data, Split::Train)?;
         let validation = read_documents(data, Split::Validation)?;
         let device = cupola_ops::open(context.device)?;
-        let spec = self.config.spec(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
+        let sizes = self.config.sizes(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
         let family = cupola_arch::family(&self.config.family)?;
-        let mut model = Model::fresh(family, spec.clone(), context.seed, &device)?;
-        model.decoder.set_trainable(|_| true);
-        model.decoder.set_precision(self.config.precision.resolve());
-        cupola_train::set_recompute(&mut model.decoder, self.config.activation_checkpointing)?;
+        let mut model = Model::fresh(family, &sizes, context.seed, &device)?;
+        let spec = model.decoder()?.spec().clone();
+        model.set_trainable(|_| true);
+        model.network.set_precision(self.config.precision.resolve());
+        model.set_recompute(self.config.activation_checkpointing)?;
 
-        let start = document_start(&model.decoder, &tokenizer)?;
+        let start = document_start(model.decoder()?, &tokenizer)?;
         let stream = Stream::encode(&documents, &tokenizer, start)?;
         let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), stream.len() as u64);
         let sequences = self.sequences();

@@ -1,7 +1,7 @@
 //! Cross-entropy on what the assistant says.
 
+use cupola_arch::Model;
 use cupola_artifact::{Context, Result};
-use cupola_nn::Decoder;
 use cupola_train::batching::{Layout, Rows, groups};
 use cupola_train::conversation::Example;
 use cupola_train::loader::Shuffle;
@@ -50,24 +50,23 @@ impl Objective for Tuning {
         Ok(self.parts.len())
     }
 
-    fn part(&mut self, model: &Decoder, index: usize) -> Result<Part> {
+    fn part(&mut self, model: &Model, index: usize) -> Result<Part> {
         let rows = &self.parts[index];
         let weights = rows.weights(1.0 / Self::learned(&self.parts) as f64);
-        let loss = model.loss(&rows.batch, &rows.targets, &weights);
+        let loss = model.decoder()?.loss(&rows.batch, &rows.targets, &weights);
         Ok(Part { loss, tokens: rows.tokens, figures: vec![] })
     }
 
-    fn evaluate(&mut self, model: &Decoder) -> Result<Vec<(String, f64)>> {
+    fn evaluate(&mut self, model: &Model) -> Result<Vec<(String, f64)>> {
         let examples: Vec<&Example> = self.validation.iter().collect();
         let parts = lay_out(&examples, self.micro_batch, self.layout, self.pad);
         let learned = Self::learned(&parts);
         if learned == 0 {
             return Ok(vec![]);
         }
-        let sum: f64 = parts
-            .iter()
-            .map(|rows| f64::from(cupola_ops::scalar(&model.loss(&rows.batch, &rows.targets, &rows.weights(1.0)))))
-            .sum();
+        let decoder = model.decoder()?;
+        let loss = |rows: &Rows| decoder.loss(&rows.batch, &rows.targets, &rows.weights(1.0));
+        let sum: f64 = parts.iter().map(|rows| f64::from(cupola_ops::scalar(&loss(rows)))).sum();
         let loss = sum / learned as f64;
         Ok(vec![("validation_loss".into(), loss), ("perplexity".into(), loss.exp())])
     }

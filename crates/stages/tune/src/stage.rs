@@ -126,7 +126,7 @@ impl Configured for Tune {
         let (settings, input) = (&self.shared, context.input("model")?);
         let device = cupola_ops::open(context.device)?;
         let (mut model, tokenizer) = load_model(&input.path, &device)?;
-        let spec = model.decoder.spec().clone();
+        let spec = model.decoder()?.spec().clone();
         let max_len = settings.context_len(&spec);
         let Examples { records, truncated, dropped, train, validation } =
             self.examples(context, &tokenizer, max_len)?;

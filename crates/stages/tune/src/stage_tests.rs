@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use cupola_arch::Model;
 use cupola_artifact::Class;
 use cupola_artifact::stage::{Input, Progress, Silent};
-use cupola_nn::Batch;
+use cupola_nn::{Batch, Module};
 use cupola_ops::{scalar, to_vec};
 use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
 use cupola_train::Objective;
@@ -57,7 +57,8 @@ fn metric(report: &Report, name: &str) -> f64 {
 fn logits(dir: &Path) -> Vec<f32> {
     let model = Model::load(dir, &Device::flex()).unwrap();
     let batch = Batch::causal((60..90).collect(), 1);
-    to_vec(&model.decoder.logits(model.decoder.hidden(&batch)))
+    let decoder = model.decoder().unwrap();
+    to_vec(&decoder.logits(decoder.hidden(&batch)))
 }
 
 fn tuning(dir: &TempDir, layout: Layout, micro_batch: Option<usize>) -> Tuning {
@@ -84,7 +85,7 @@ fn tuning(dir: &TempDir, layout: Layout, micro_batch: Option<usize>) -> Tuning {
 fn packed_and_padded_and_micro_batched_losses_and_gradients_are_equal() {
     let dir = setup();
     let mut model = Model::load(&dir.join("model"), &Device::flex()).unwrap();
-    model.decoder.set_trainable(|_| true);
+    model.set_trainable(|_| true);
     let mut all = Vec::new();
     for (layout, micro) in [(Layout::Padded, None), (Layout::Packed(100), None), (Layout::Packed(256), Some(3))] {
         let mut objective = tuning(&dir, layout, micro);
@@ -92,10 +93,10 @@ fn packed_and_padded_and_micro_batched_losses_and_gradients_are_equal() {
         assert_eq!(parts, if micro.is_some() { 3 } else { 1 });
         let (mut loss, mut gradient) = (0.0, vec![0.0; 320 * 32]);
         for i in 0..parts {
-            let part = objective.part(&model.decoder, i).unwrap();
+            let part = objective.part(&model, i).unwrap();
             loss += scalar(&part.loss);
             let mut tape = part.loss.backward();
-            let own = model.decoder.params_mut()[0].take_gradient(&mut tape).unwrap();
+            let own = model.params_mut()[0].take_gradient(&mut tape).unwrap();
             gradient.iter_mut().zip(own).for_each(|(sum, g)| *sum += g);
         }
         all.push((loss, gradient));
@@ -112,12 +113,13 @@ fn what_the_user_says_is_not_learned() {
     let dir = setup();
     let model = Model::load(&dir.join("model"), &Device::flex()).unwrap();
     let mut objective = tuning(&dir, Layout::Packed(256), None);
-    let figures = objective.evaluate(&model.decoder).unwrap();
+    let figures = objective.evaluate(&model).unwrap();
     let (mut sum, mut count) = (0.0, 0);
     for example in &objective.validation {
         let n = example.inputs();
         let batch = Batch::causal(example.ids[..n].to_vec(), 1);
-        let nll = to_vec(&model.decoder.nll(&batch, &example.ids[1..].iter().map(|id| *id as i32).collect()));
+        let nll =
+            to_vec(&model.decoder().unwrap().nll(&batch, &example.ids[1..].iter().map(|id| *id as i32).collect()));
         // "ha " once to four times, and the end of the turn.
         for (i, nll) in nll.iter().enumerate().filter(|(i, _)| example.learn[i + 1]) {
             assert!(b"ha ".map(u32::from).contains(&example.ids[i + 1]) || example.ids[i + 1] == 258);
@@ -162,7 +164,7 @@ fn lora_trains_adapters_only_and_the_merged_model_equals_them() {
         (logits(&dir.join("out")), logits(&dir.join("out/adapter")), logits(&dir.join("model")));
     assert_close("merged", &merged, &adapter, 1e-4, 1e-4);
     assert!(merged.iter().zip(&base).any(|(m, b)| (m - b).abs() > 1e-2));
-    let state = |name: &str| Model::load(&dir.join(name), &Device::flex()).unwrap().decoder.state();
+    let state = |name: &str| Model::load(&dir.join(name), &Device::flex()).unwrap().state();
     let (tuned, original) = (state("out"), state("model"));
     for (name, tensor) in &original {
         let changes = name.contains("q_proj") || name.contains("down_proj");

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use cupola_arch::Model;
 use cupola_artifact::{DType, HostTensor, StateDict, read_safetensors, write_safetensors};
-use cupola_nn::{Param, ParamMut};
+use cupola_nn::{Module, Param, ParamMut};
 use cupola_testkit::{Golden, TempDir, assert_close, tiny_llama_dir};
 
 use super::*;
@@ -234,7 +234,7 @@ fn the_embedding_and_the_output_layer_are_no_hidden_matrices() {
     let dir = TempDir::new("hidden");
     tiny_llama_dir(dir.path(), 3);
     let mut model = Model::load(dir.path(), &Device::flex()).unwrap();
-    let params = model.decoder.params_mut();
+    let params = model.params_mut();
     let names = |hidden: bool| {
         let of_kind = params.iter().filter(move |p| p.is_matrix() && p.is_hidden() == hidden);
         of_kind.map(|p| p.name().to_string()).collect::<Vec<_>>()

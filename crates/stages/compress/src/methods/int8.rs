@@ -3,7 +3,7 @@
 
 use cupola_arch::Model;
 use cupola_artifact::{DType, Error, HostTensor, Result, StateDict, parse_config};
-use cupola_nn::scale_name;
+use cupola_nn::{Module, scale_name};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ impl Method for Int8 {
     }
 
     fn apply(&self, model: &mut Model) -> Result<()> {
-        if model.decoder.state().values().any(|tensor| tensor.dtype == DType::I8) {
+        if model.state().values().any(|tensor| tensor.dtype == DType::I8) {
             return Err(Error::failed("the model's weights are int8 numbers already")
                 .with_hint("compress the model it was made from"));
         }

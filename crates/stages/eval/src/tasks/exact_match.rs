@@ -102,10 +102,10 @@ impl ExactMatch {
             false => tokenizer.encode(prompt)?,
         };
         if ids.is_empty() {
-            ids.push(document_start(&subject.model.decoder, tokenizer)?);
+            ids.push(document_start(subject.model.decoder()?, tokenizer)?);
         }
         // A prompt that leaves no room for the answer loses its beginning.
-        let room = subject.model.decoder.spec().max_seq_len.saturating_sub(max_tokens).max(1);
+        let room = subject.model.decoder()?.spec().max_seq_len.saturating_sub(max_tokens).max(1);
         ids.drain(..ids.len().saturating_sub(room));
         let default_stop = || if self.chat { vec![] } else { vec!["\n\n".to_owned()] };
         let stop = self.stop.clone().unwrap_or_else(default_stop);

@@ -99,7 +99,7 @@ fn best(scores: impl Iterator<Item = f64>) -> usize {
 impl MultipleChoice {
     /// A sequence for each choice.
     fn encode(&self, subject: &Subject, question: &Question) -> Result<Vec<ScoreItem>> {
-        let (decoder, tokenizer) = (&subject.model.decoder, &subject.tokenizer);
+        let (decoder, tokenizer) = (subject.model.decoder()?, &subject.tokenizer);
         if self.chat {
             let context = tokenizer.encode_chat(&[Message::new("user", &*question.question)], true)?;
             let item = |choice: &String| Ok(ScoreItem::continuation(&context, &tokenizer.encode(choice)?));
@@ -127,7 +127,7 @@ impl Task for MultipleChoice {
         }
         let share = questions.len() as f64 / items.len() as f64;
         let mut progress = |done: usize| input.progress.update((done as f64 * share) as u64, "");
-        let scores = log_likelihoods(&subject.model.decoder, &items, &mut progress)?;
+        let scores = log_likelihoods(subject.model.decoder()?, &items, &mut progress)?;
         let (mut acc, mut acc_norm, mut samples) = (Vec::new(), Vec::new(), Vec::new());
         let mut rest = scores.as_slice();
         for question in &questions {

@@ -18,7 +18,7 @@ fn subject(seed: u64) -> (Subject, TempDir) {
 /// The log-likelihood of a continuation from all logits, by the definition.
 fn by_hand(subject: &Subject, context: &[u32], continuation: &[u32]) -> f64 {
     let ids = [context, continuation].concat();
-    let decoder = &subject.model.decoder;
+    let decoder = subject.model.decoder().unwrap();
     let logits = cupola_ops::to_vec(&decoder.logits(decoder.hidden(&Batch::causal(ids.clone(), 1))));
     let vocab = decoder.spec().vocab_size;
     (context.len()..ids.len())

@@ -47,7 +47,7 @@ impl Task for Perplexity {
             let items = done as f64 / total as f64 * documents.len() as f64;
             input.progress.update(items as u64, &format!("{done} of {total} tokens"));
         };
-        let score = score_texts(&subject.model.decoder, &subject.tokenizer, &texts, &mut progress)?;
+        let score = score_texts(subject.model.decoder()?, &subject.tokenizer, &texts, &mut progress)?;
         Ok(Outcome {
             measures: vec![
                 ("bits_per_byte", Measure::exact(score.bits_per_byte())),

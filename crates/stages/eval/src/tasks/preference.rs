@@ -56,7 +56,7 @@ fn read(fields: &Fields<'_>) -> Result<Pair> {
 impl Preference {
     fn encode(&self, subject: &Subject, prompt: &str, answer: &str) -> Result<ScoreItem> {
         if !self.chat {
-            let (decoder, tokenizer) = (&subject.model.decoder, &subject.tokenizer);
+            let (decoder, tokenizer) = (subject.model.decoder()?, &subject.tokenizer);
             return encode_pair(decoder, tokenizer, prompt, &format!("\n{answer}"));
         }
         let chat = [Message::new("user", prompt), Message::new("assistant", answer)];
@@ -78,7 +78,7 @@ impl Task for Preference {
             items.push(self.encode(subject, &pair.prompt, &pair.rejected)?);
         }
         let mut progress = |done: usize| input.progress.update(done as u64 / 2, "");
-        let scores = log_likelihoods(&subject.model.decoder, &items, &mut progress)?;
+        let scores = log_likelihoods(subject.model.decoder()?, &items, &mut progress)?;
         let per_token = |l: &Likelihood| l.log_likelihood / l.tokens.max(1) as f64;
         let (mut sums, mut means, mut samples) = (Vec::new(), Vec::new(), Vec::new());
         for (pair, score) in pairs.iter().zip(scores.as_chunks::<2>().0) {

@@ -1,0 +1,184 @@
+//! `config.json`: settings that answer in types and complain in sentences.
+
+use cupola_artifact::{Error, Result};
+use cupola_nn::{Activation, RopeScaling, RopeSpec};
+use serde_json::{Map, Value, json};
+
+/// The names of activations in `config.json`.
+const ACTIVATIONS: &[(&str, Activation)] = &[
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu", Activation::GeluErf),
+    ("relu", Activation::Relu),
+    ("relu2", Activation::ReluSquared),
+];
+
+/// Token ids as `config.json` has them: null, one, or a list.
+pub(crate) fn token_list(ids: &[u32]) -> Value {
+    match ids {
+        [] => Value::Null,
+        [one] => json!(one),
+        several => json!(several),
+    }
+}
+
+/// A `config.json`.
+pub struct ConfigJson<'a> {
+    /// The settings.
+    pub values: &'a Map<String, Value>,
+}
+
+impl ConfigJson<'_> {
+    /// A setting that is there and not null.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).filter(|v| !v.is_null())
+    }
+
+    fn wrong(&self, key: &str, want: &str, found: &Value) -> Error {
+        Error::failed(format!("`{key}` in config.json should be {want}, not `{found}`"))
+    }
+
+    /// A positive whole number, if it is there.
+    pub fn size(&self, key: &str) -> Result<Option<usize>> {
+        self.get(key)
+            .map(|v| {
+                v.as_u64().filter(|n| (1..=1 << 40).contains(n)).ok_or_else(|| self.wrong(key, "a positive number", v))
+            })
+            .transpose()
+            .map(|n| n.map(|n| n as usize))
+    }
+
+    /// A positive whole number that must be there.
+    pub fn required_size(&self, key: &str) -> Result<usize> {
+        self.size(key)?.ok_or_else(|| {
+            Error::failed(format!("config.json has no `{key}`"))
+                .with_hint("is this a complete Hugging Face model directory?")
+        })
+    }
+
+    /// A number, or a default.
+    pub fn number(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.optional_number(key)?.unwrap_or(default))
+    }
+
+    /// A number, if it is there.
+    pub fn optional_number(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key).map(|v| v.as_f64().ok_or_else(|| self.wrong(key, "a number", v))).transpose()
+    }
+
+    /// True or false, or a default.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        self.get(key).map_or(Ok(default), |v| v.as_bool().ok_or_else(|| self.wrong(key, "true or false", v)))
+    }
+
+    /// A text, or a default.
+    pub fn text<'s>(&'s self, key: &str, default: &'s str) -> Result<&'s str> {
+        self.get(key).map_or(Ok(default), |v| v.as_str().ok_or_else(|| self.wrong(key, "a text", v)))
+    }
+
+    /// A list of texts, if it is there.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let all = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+        all.map(Some).ok_or_else(|| self.wrong(key, "a list of texts", value))
+    }
+
+    /// Settings inside this one.
+    pub fn section(&self, key: &str) -> Result<Option<ConfigJson<'_>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let values = value.as_object().ok_or_else(|| self.wrong(key, "a group of settings", value))?;
+        Ok(Some(ConfigJson { values }))
+    }
+
+    /// A token id, if it is there.
+    pub fn token(&self, key: &str) -> Result<Option<u32>> {
+        Ok(self.tokens(key)?.first().copied())
+    }
+
+    /// One token id, or several, or none.
+    pub fn tokens(&self, key: &str) -> Result<Vec<u32>> {
+        let Some(value) = self.get(key) else { return Ok(vec![]) };
+        let one = |v: &Value| {
+            let id = v.as_u64().and_then(|n| u32::try_from(n).ok());
+            id.ok_or_else(|| self.wrong(key, "a token id or a list of them", value))
+        };
+        match value {
+            Value::Array(ids) => ids.iter().map(one).collect(),
+            single => Ok(vec![one(single)?]),
+        }
+    }
+
+    /// The activation that a setting names.
+    pub fn activation(&self, key: &str, default: &str) -> Result<Activation> {
+        let name = self.text(key, default)?;
+        let found = ACTIVATIONS.iter().find(|(known, _)| *known == name);
+        found.map(|found| found.1).ok_or_else(|| {
+            let known: Vec<_> = ACTIVATIONS.iter().map(|a| a.0).collect();
+            Error::failed(format!("`{key}` in config.json asks for the activation \"{name}\""))
+                .with_hint(format!("this build knows: {}", known.join(", ")))
+        })
+    }
+
+    /// Refuses settings that change the mathematics and are not built: each must be absent or have the given value.
+    pub fn only(&self, neutral: &[(&str, Value)]) -> Result<()> {
+        match neutral.iter().find(|(key, value)| self.get(key).is_some_and(|found| found != value)) {
+            Some((key, value)) => Err(Error::failed(format!(
+                "`{key}` = {} in config.json is not supported",
+                self.get(key).unwrap_or(&Value::Null)
+            ))
+            .with_hint(format!("this build knows {key} = {value}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that one setting divides another.
+    pub fn divides(&self, (what, n): (&str, usize), (by_what, by): (&str, usize)) -> Result<usize> {
+        if by == 0 || !n.is_multiple_of(by) {
+            return Err(Error::failed(format!("config.json has {what} = {n}, which {by_what} = {by} does not divide")));
+        }
+        Ok(n / by)
+    }
+
+    /// The rotary settings as transformers 5 (`rope_parameters`) or 4 (`rope_theta`, `rope_scaling`) writes them, for
+    /// heads of `d_head`.
+    pub fn rope(&self, d_head: usize) -> Result<RopeSpec> {
+        let empty = Map::new();
+        let found = match self.section("rope_parameters")? {
+            Some(found) => Some(found),
+            None => self.section("rope_scaling")?,
+        };
+        let settings = found.unwrap_or(ConfigJson { values: &empty });
+        self.rope_of(&settings, d_head)
+    }
+
+    /// The same where the settings stand elsewhere.
+    pub fn rope_of(&self, settings: &ConfigJson<'_>, d_head: usize) -> Result<RopeSpec> {
+        let theta = settings.number("rope_theta", self.number("rope_theta", 10_000.0)?)?;
+        let share = settings.number("partial_rotary_factor", self.number("partial_rotary_factor", 1.0)?)?;
+        let rotary_dim = (d_head as f64 * share) as usize;
+        if rotary_dim == 0 || rotary_dim > d_head || !rotary_dim.is_multiple_of(2) {
+            return Err(Error::failed(format!(
+                "{rotary_dim} of a head of {d_head} numbers cannot be rotated in pairs"
+            )));
+        }
+        let kind = settings.text("rope_type", settings.text("type", "default")?)?;
+        let scaling = match kind {
+            "default" => RopeScaling::None,
+            "linear" => RopeScaling::Linear { factor: settings.number("factor", 1.0)? },
+            "llama3" => RopeScaling::Llama3 {
+                factor: settings.number("factor", 8.0)?,
+                low_freq_factor: settings.number("low_freq_factor", 1.0)?,
+                high_freq_factor: settings.number("high_freq_factor", 4.0)?,
+                original_max_seq_len: settings.number("original_max_position_embeddings", 8192.0)?,
+            },
+            other => {
+                return Err(Error::failed(format!("config.json asks for rotary scaling `{other}`"))
+                    .with_hint("this build knows default, linear and llama3"));
+            }
+        };
+        Ok(RopeSpec { theta, rotary_dim, scaling })
+    }
+}

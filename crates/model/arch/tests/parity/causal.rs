@@ -1,0 +1,114 @@
+//! Models that predict the next token.
+
+use std::sync::Arc;
+
+use cupola_arch::Model;
+use cupola_nn::{Batch, Cache, Decoder, Module, Step};
+use cupola_ops::{IGNORE, to_vec};
+use cupola_testkit::{Golden, assert_close};
+
+use crate::{close, compare_gradients};
+
+pub fn check(golden: &Golden, model: &Model) {
+    let decoder = model.decoder().unwrap();
+    let (batch, real) = padded(golden, "in", decoder);
+    forward(golden, decoder, &batch, &real);
+    backward(golden, &mut model.clone(), &batch);
+    generation(golden, decoder);
+    cached_equals_whole(golden, decoder);
+}
+
+/// The golden batch, and which of its tokens are no padding. Padding is a segment of its own, so that no token attends it.
+fn padded(golden: &Golden, prefix: &str, decoder: &Decoder) -> (Batch, Vec<bool>) {
+    let (shape, ids) = golden.i64(&format!("{prefix}.input_ids"));
+    let key = format!("{prefix}.attention_mask");
+    let real: Vec<bool> = match golden.names().contains(&key.as_str()) {
+        true => golden.i64(&key).1.iter().map(|m| *m != 0).collect(),
+        false => vec![true; ids.len()],
+    };
+    let segments: Vec<u32> = real.iter().map(|real| u32::from(!real)).collect();
+    let mut batch = Batch::segmented(ids.iter().map(|id| *id as u32).collect(), shape[0], &segments);
+    if decoder.spec().embedding.positions.is_some_and(|p| p.count_padding) {
+        batch.positions = (0..batch.ids.len()).map(|i| (i % batch.seq()) as u32).collect();
+    }
+    (batch, real)
+}
+
+fn forward(golden: &Golden, decoder: &Decoder, batch: &Batch, real: &[bool]) {
+    let states = decoder.hidden_states(batch);
+    let golden_states = golden.names().iter().filter(|name| name.starts_with("out.hidden_states.")).count();
+    assert_eq!(states.len(), golden_states, "hidden states");
+    for (i, state) in states.iter().enumerate() {
+        close(golden, &format!("out.hidden_states.{i}"), to_vec(state), real);
+    }
+    close(golden, "out.logits", to_vec(&decoder.logits(states.last().unwrap().clone())), real);
+}
+
+/// Labels shifted by one, as the causal loss wants them.
+fn targets(golden: &Golden, seq: usize) -> Arc<[i32]> {
+    let (_, labels) = golden.i64("in.labels");
+    labels.chunks(seq).flat_map(|row| row[1..].iter().map(|l| *l as i32).chain([IGNORE])).collect()
+}
+
+fn backward(golden: &Golden, model: &mut Model, batch: &Batch) {
+    model.set_trainable(|_| true);
+    let targets = targets(golden, batch.seq());
+    let counted = targets.iter().filter(|t| **t != IGNORE).count() as f32;
+    let weights: Arc<[f32]> = vec![1.0 / counted; targets.len()].into();
+    let loss = model.decoder().unwrap().loss(batch, &targets, &weights);
+    golden.check("out.loss", &to_vec(&loss));
+    compare_gradients(golden, model, loss);
+}
+
+/// The best of a row of logits.
+fn best(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap() as u32
+}
+
+/// Greedy decoding of all rows at once without their padding, with caches: the tokens, and the logits of each step.
+fn generation(golden: &Golden, decoder: &Decoder) {
+    let (batch, real) = padded(golden, "gen.in", decoder);
+    let ((_, sequences), (sizes, logits)) = (golden.i64("gen.sequences"), golden.f32("gen.step_logits"));
+    let (atol, rtol) = golden.tolerance("gen.step_logits");
+    let (rows, seq, steps, vocab) = (batch.batch, batch.seq(), sizes[1], sizes[2]);
+    let prompt = |row: usize| (row * seq..(row + 1) * seq).filter(|i| real[*i]).map(|i| batch.ids[i]).collect();
+    let mut new: Vec<Vec<u32>> = (0..rows).map(prompt).collect();
+    let mut caches: Vec<Cache> = (0..rows).map(|_| decoder.cache()).collect();
+    for step in 0..steps {
+        let ids: Arc<[u32]> = new.concat().into();
+        let mut spans: Vec<Step<'_>> =
+            caches.iter_mut().zip(&new).map(|(cache, new)| Step { cache, rows: new.len() }).collect();
+        let all = to_vec(&decoder.logits(decoder.step(&ids, &mut spans)));
+        let mut end = 0;
+        for (row, new) in new.iter_mut().enumerate() {
+            end += new.len();
+            let got = &all[(end - 1) * vocab..end * vocab];
+            let want = &logits[(row * steps + step) * vocab..][..vocab];
+            assert_close(&format!("row {row}, step {step}"), got, want, atol, rtol);
+            let token = best(got);
+            assert_eq!(i64::from(token), sequences[row * (seq + steps) + seq + step], "row {row}, step {step}");
+            *new = vec![token];
+        }
+    }
+}
+
+/// Prompts in pieces give what the whole sequence gives, and the cache is as large as the spec says.
+fn cached_equals_whole(golden: &Golden, decoder: &Decoder) {
+    let (_, ids) = golden.i64("in.input_ids");
+    let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
+    let whole = to_vec(&decoder.hidden(&Batch::causal(ids.clone(), 1)));
+    for pieces in [vec![1; ids.len()], vec![3, 1, 5, 2, 1], vec![7, 4]] {
+        let (mut cache, mut got, mut at, mut widths) = (decoder.cache(), vec![], 0, pieces.iter().cycle());
+        while at < ids.len() {
+            let rows = (*widths.next().unwrap()).min(ids.len() - at);
+            let new: Arc<[u32]> = ids[at..at + rows].to_vec().into();
+            got.extend(to_vec(&decoder.step(&new, &mut [Step { cache: &mut cache, rows }])));
+            at += rows;
+            assert!(cache.bytes() <= decoder.spec().cache_bytes(at), "cache of {at} tokens");
+            if at <= 4 {
+                assert_eq!(cache.bytes(), decoder.spec().cache_bytes(at), "cache of {at} tokens");
+            }
+        }
+        assert_close("hidden states in pieces", &got, &whole, 1e-4, 1e-4);
+    }
+}

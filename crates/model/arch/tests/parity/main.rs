@@ -1,0 +1,160 @@
+//! Each family against the reference implementation: logits, hidden states, loss, gradients and generation of the reference
+//! fixtures, in this repository and in the folder that `CUPOLA_FIXTURES` names.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use cupola_arch::{Model, Network};
+use cupola_artifact::{HostTensor, StateDict, read_weights};
+use cupola_nn::Module;
+use cupola_testkit::{Golden, assert_close, fixture};
+
+mod causal;
+
+/// A test for each fixture, and their names.
+macro_rules! fixtures {
+    ($($test:ident: $name:literal,)*) => {
+        const FIXTURES: &[&str] = &[$($name),*];
+
+        $(#[test]
+        fn $test() {
+            folders($name).iter().for_each(|dir| check(dir));
+        })*
+    };
+}
+
+fixtures! {
+    parity_gpt2: "gpt2",
+    parity_llama: "llama",
+    parity_llama_linear_rope: "llama-linear-rope",
+    parity_llama_sharded_bf16: "llama-sharded-bf16",
+}
+
+/// Fixtures of models that see or draw, which are no text architectures.
+const OTHERS: &[&str] = &[
+    "autoencoder-kl",
+    "blip",
+    "clip",
+    "deit",
+    "dinov2",
+    "dit",
+    "llava",
+    "pixart",
+    "qwen2-vl",
+    "segformer",
+    "swin",
+    "unet2d-condition",
+    "vit",
+    "vitpose",
+    "vq-model",
+    "whisper",
+    "yolos",
+];
+
+/// Where a fixture lies: here, and in the further folder.
+fn folders(name: &str) -> Vec<PathBuf> {
+    let further = std::env::var_os("CUPOLA_FIXTURES").map(|root| Path::new(&root).join(name));
+    [Some(fixture(name)), further.filter(|dir| dir.exists())].into_iter().flatten().collect()
+}
+
+/// Everything that can be compared of a fixture, by what its model is.
+fn check(dir: &Path) {
+    let golden = Golden::load_dir(dir);
+    let model = Model::load(dir, &Device::flex()).unwrap_or_else(|e| panic!("{}: {}", dir.display(), e.chain()));
+    match &model.network {
+        Network::Decoder(_) => causal::check(&golden, &model),
+    }
+    counts_are_exact(&model);
+    saved_equals_loaded(&model, dir);
+    other_configuration(&model, dir);
+}
+
+#[test]
+fn parity_has_a_test_for_every_fixture_with_a_model() {
+    let own = fixture("llama").parent().unwrap().to_path_buf();
+    for root in [Some(own), std::env::var_os("CUPOLA_FIXTURES").map(PathBuf::from)].into_iter().flatten() {
+        for entry in std::fs::read_dir(&root).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let has = |file: &str| root.join(&name).join(file).exists();
+            if has("config.json") && has("golden.json") && !OTHERS.contains(&name.as_str()) {
+                assert!(FIXTURES.contains(&name.as_str()), "no family passes the fixture {name} of {}", root.display());
+            }
+        }
+    }
+}
+
+/// Zero where padded, as the golden outputs are: `values` `[N, …]`.
+fn masked(values: Vec<f32>, real: &[bool]) -> Vec<f32> {
+    let width = values.len() / real.len();
+    values.iter().enumerate().map(|(i, v)| if real[i / width] { *v } else { 0.0 }).collect()
+}
+
+/// Compares outputs at the tokens that are no padding.
+fn close(golden: &Golden, key: &str, got: Vec<f32>, real: &[bool]) {
+    golden.check(key, &masked(got, real));
+}
+
+/// The gradients of a loss as the file's tensors are named and laid out, against the golden ones: those of one layer of
+/// each kind whole, and the norms of all.
+fn compare_gradients(golden: &Golden, model: &mut Model, loss: burn::tensor::Tensor<1>) {
+    let mut tape = loss.backward();
+    let mut gradients = StateDict::new();
+    for param in model.params_mut() {
+        // A weight that the loss does not reach has none; the golden norm is 0 then.
+        let gradient = param.take_gradient(&mut tape).unwrap_or_else(|| vec![0.0; param.numel()]);
+        gradients.insert(param.name().to_string(), HostTensor::from_f32(param.shape(), &gradient));
+    }
+    let gradients = model.packed(gradients);
+    let (atol, rtol) = golden.tolerance("grad.*");
+    let norms = golden.info["grad_norms"].as_object().unwrap();
+    let mut names: Vec<_> = gradients.keys().collect();
+    names.sort();
+    let mut want: Vec<_> = norms.keys().collect();
+    want.sort();
+    assert_eq!(names, want);
+    for (name, gradient) in &gradients {
+        let gradient = gradient.to_f32().unwrap();
+        let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        assert_close(&format!("norm of {name}"), &[norm as f32], &[norms[name].as_f64().unwrap() as f32], atol, rtol);
+    }
+    for key in golden.names().into_iter().filter(|name| name.starts_with("grad.")) {
+        let name = key.trim_start_matches("grad.");
+        let (shape, want) = golden.f32(key);
+        assert_eq!(gradients[name].shape, shape, "{name}");
+        assert_close(key, &gradients[name].to_f32().unwrap(), &want, atol, rtol);
+    }
+}
+
+/// What a spec says of a model before it is built, against the model.
+fn counts_are_exact(model: &Model) {
+    let mut copy = model.clone();
+    let params = copy.params_mut();
+    assert_eq!(model.spec().parameters(), params.iter().map(|p| p.numel() as u64).sum::<u64>(), "parameters");
+}
+
+/// A saved model has the tensors of the file that it came from, byte for byte in 32 bits, and loads again.
+fn saved_equals_loaded(model: &Model, from: &Path) {
+    let dir = tempfile::tempdir().unwrap();
+    model.save(dir.path()).unwrap();
+    let again = Model::load(dir.path(), &Device::flex()).unwrap();
+    assert_eq!(model.spec(), again.spec());
+    assert_eq!(model.state(), again.state());
+    let wide = |dir: &Path| -> StateDict {
+        let widened = |t: HostTensor| HostTensor::from_f32(t.shape.clone(), &t.to_f32().unwrap());
+        read_weights(dir).unwrap().into_iter().map(|(name, tensor)| (name, widened(tensor))).collect()
+    };
+    let (got, want) = (wide(dir.path()), wide(from));
+    assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
+    got.iter().for_each(|(name, tensor)| assert!(*tensor == want[name], "{name} differs after load and save"));
+}
+
+/// The configuration as transformers 4 wrote it says the same.
+fn other_configuration(model: &Model, from: &Path) {
+    let older = from.join("config.v4.json");
+    if older.exists() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(older, dir.path().join("config.json")).unwrap();
+        assert_eq!(Model::read_spec(dir.path()).unwrap(), *model.spec());
+    }
+}

@@ -1,0 +1,119 @@
+//! What turns tokens into the residual stream: their vectors, their positions, and what comes between.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+use cupola_artifact::Result;
+
+use crate::linear::Linear;
+use crate::module::{Module, Piece};
+use crate::norm::{Norm, NormSpec};
+use crate::param::{Param, ParamMut};
+use crate::source::Scope;
+
+/// Learned vectors of positions, added to those of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LearnedPositions {
+    /// Rows of the table.
+    pub rows: usize,
+    /// The row of the first position (OPT, RoBERTa).
+    pub offset: usize,
+    /// Whether padding on the left counts as positions where the caller gives none.
+    pub count_padding: bool,
+}
+
+/// The numbers that make an embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbeddingSpec {
+    /// Width of the tokens' vectors; where it is not the model's, a linear layer widens them.
+    pub width: usize,
+    /// Whether that layer has a bias and stands after positions and norm (ALBERT, ELECTRA), or has none and stands before them (OPT).
+    pub widen_last: bool,
+    /// What tokens' vectors are multiplied by.
+    pub scale: Option<f32>,
+    /// Learned positions.
+    pub positions: Option<LearnedPositions>,
+    /// Rows of the table of types of texts; 0 is none.
+    pub types: usize,
+    /// A norm over the sum.
+    pub norm: Option<NormSpec>,
+}
+
+impl EmbeddingSpec {
+    /// Tokens' vectors as they are.
+    pub fn plain(width: usize) -> Self {
+        Self { width, widen_last: false, scale: None, positions: None, types: 0, norm: None }
+    }
+}
+
+/// An embedding.
+#[derive(Clone, Debug)]
+pub(crate) struct Embedding {
+    spec: EmbeddingSpec,
+    pub tokens: Param<2>,
+    positions: Option<Param<2>>,
+    types: Option<Param<2>>,
+    norm: Option<Norm>,
+    widen: Option<Linear>,
+}
+
+impl Embedding {
+    pub(crate) fn build(
+        scope: &mut Scope<'_>,
+        spec: &EmbeddingSpec,
+        vocab_size: usize,
+        d_model: usize,
+    ) -> Result<Self> {
+        let widens = spec.width != d_model;
+        // Positions and types are as wide as what they are added to.
+        let width = if widens && !spec.widen_last { d_model } else { spec.width };
+        Ok(Self {
+            tokens: scope.table("tokens", [vocab_size, spec.width])?,
+            positions: spec.positions.map(|p| scope.table("positions", [p.rows, width])).transpose()?,
+            types: (spec.types > 0).then(|| scope.table("types", [spec.types, width])).transpose()?,
+            norm: spec.norm.map(|norm| scope.norm("norm", norm, width)).transpose()?,
+            widen: widens.then(|| scope.linear("widen", [d_model, spec.width], spec.widen_last)).transpose()?,
+            spec: spec.clone(),
+        })
+    }
+
+    /// The vectors of tokens, `[N, D]`.
+    pub(crate) fn forward(&self, ids: &Arc<[u32]>, positions: &Arc<[u32]>, types: Option<&Arc<[u32]>>) -> Tensor<2> {
+        let mut x = cupola_ops::embedding(self.tokens.value(), ids);
+        if let Some(scale) = self.spec.scale {
+            x = x.mul_scalar(scale);
+        }
+        if let (Some(widen), false) = (&self.widen, self.spec.widen_last) {
+            x = widen.forward(x);
+        }
+        if let Some(table) = &self.types {
+            let types = types.cloned().unwrap_or_else(|| vec![0; ids.len()].into());
+            x = x + cupola_ops::embedding(table.value(), &types);
+        }
+        if let (Some(table), Some(spec)) = (&self.positions, self.spec.positions) {
+            let rows = match spec.offset {
+                0 => Arc::clone(positions),
+                offset => positions.iter().map(|p| p + offset as u32).collect(),
+            };
+            x = x + cupola_ops::embedding(table.value(), &rows);
+        }
+        if let Some(norm) = &self.norm {
+            x = norm.forward(x);
+        }
+        match &self.widen {
+            Some(widen) if self.spec.widen_last => widen.forward(x),
+            _ => x,
+        }
+    }
+}
+
+impl Module for Embedding {
+    fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
+        out.push(Piece::Param(ParamMut::Table(&mut self.tokens)));
+        for table in [&mut self.positions, &mut self.types].into_iter().flatten() {
+            out.push(Piece::Param(ParamMut::Table(table)));
+        }
+        self.norm.pieces(out);
+        self.widen.pieces(out);
+    }
+}

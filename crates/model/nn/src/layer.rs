@@ -1,0 +1,116 @@
+//! What the layers of a block have in common, whatever they compute.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+use cupola_artifact::Result;
+use cupola_ops::{LayerCache, Precision};
+
+use crate::batch::{Batch, Step};
+use crate::module::Module;
+use crate::source::Scope;
+
+/// A layer of a block, without its norm and its residual connection.
+pub trait Layer: Module + Debug + Send + Sync {
+    /// x `[N, D]`, gives `[N, D]`.
+    fn forward(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>) -> Tensor<2>;
+
+    /// A copy that shares the numbers.
+    fn boxed(&self) -> Box<dyn Layer>;
+}
+
+impl Clone for Box<dyn Layer> {
+    fn clone(&self) -> Self {
+        self.boxed()
+    }
+}
+
+impl Module for Box<dyn Layer> {
+    fn pieces<'a>(&'a mut self, out: &mut Vec<crate::module::Piece<'a>>) {
+        (**self).pieces(out);
+    }
+}
+
+/// The numbers that make a layer.
+pub trait LayerKind {
+    /// The layer, of a model of width `d_model`.
+    ///
+    /// # Errors
+    /// When the source lacks a weight or has it in another shape.
+    fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>>;
+
+    /// Floating-point operations for one token of a sequence of `seq` in the forward pass, besides two for each number in
+    /// a matrix.
+    fn mixing_flops(&self, _seq: usize) -> f64 {
+        0.0
+    }
+
+    /// Numbers that a training step keeps of each token for the backward pass.
+    fn kept(&self, d_model: usize, precision: Precision) -> usize;
+
+    /// Numbers that live for a moment while `rows` tokens pass.
+    fn passing(&self, _rows: usize) -> usize {
+        0
+    }
+
+    /// Numbers that it remembers of a sequence of `len` tokens while that is continued.
+    fn remembered(&self, _d_model: usize, _len: usize) -> usize {
+        0
+    }
+}
+
+/// What a layer remembers of a sequence.
+#[derive(Clone, Debug, Default)]
+pub struct LayerState {
+    /// Keys and values.
+    pub keys: LayerCache,
+    /// States of recurrences, each as its layer wants it; empty before the first token.
+    pub numbers: Vec<Vec<f32>>,
+}
+
+impl LayerState {
+    /// Bytes in use.
+    pub fn bytes(&self) -> usize {
+        self.keys.bytes() + self.numbers.iter().map(|n| n.len() * size_of::<f32>()).sum::<usize>()
+    }
+}
+
+/// What the layers of a forward pass reach: the batch itself, or what is remembered of each sequence.
+pub enum Reach<'a, 'b> {
+    /// Whole sequences.
+    Batch(&'a Batch),
+    /// The next tokens of sequences.
+    Caches(&'a mut [Step<'b>]),
+}
+
+/// What all layers of one forward pass share.
+pub struct Pass<'a, 'b> {
+    /// Positions, `[N]`.
+    pub positions: Arc<[u32]>,
+    /// What layers reach.
+    pub reach: Reach<'a, 'b>,
+    /// What attention's products multiply.
+    pub precision: Precision,
+    /// Which layer of the whole model runs.
+    pub slot: usize,
+    /// What layers add to the loss, `[1]` each, weighted already.
+    pub extra: Vec<Tensor<1>>,
+}
+
+impl Pass<'_, '_> {
+    /// The tokens' highest position plus one.
+    pub fn positions_end(&self) -> usize {
+        self.positions.iter().max().map_or(0, |p| *p as usize + 1)
+    }
+
+    /// What the running layer remembers of each sequence, and how many rows are that sequence's; empty in a batch.
+    pub fn states(&mut self) -> impl Iterator<Item = (&mut LayerState, usize)> {
+        let slot = self.slot;
+        let steps: &mut [Step<'_>] = match &mut self.reach {
+            Reach::Caches(steps) => steps,
+            Reach::Batch(_) => &mut [],
+        };
+        steps.iter_mut().map(move |s| (&mut s.cache.layers[slot], s.rows))
+    }
+}

@@ -1,0 +1,152 @@
+//! An embedding, blocks and a last norm: what decoders and encoders have in common.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+use cupola_artifact::Result;
+use cupola_ops::Precision;
+
+use crate::batch::{Batch, Cache, Step};
+use crate::block::{Block, BlockSpec};
+use crate::embedding::{Embedding, EmbeddingSpec};
+use crate::layer::{Pass, Reach};
+use crate::module::{Module, Piece};
+use crate::norm::{Norm, NormSpec, Stream};
+use crate::source::Scope;
+
+/// The numbers that make a stack.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StackSpec {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// The longest sequence.
+    pub max_seq_len: usize,
+    /// The embedding.
+    pub embedding: EmbeddingSpec,
+    /// The blocks.
+    pub blocks: Vec<BlockSpec>,
+    /// The norm after the last block.
+    pub norm: Option<NormSpec>,
+}
+
+impl StackSpec {
+    /// Layers of all blocks.
+    pub fn layers(&self) -> usize {
+        self.blocks.iter().map(|b| b.layers.len()).sum()
+    }
+}
+
+/// A stack of blocks.
+#[derive(Clone, Debug)]
+pub struct Stack {
+    spec: StackSpec,
+    pub(crate) embedding: Embedding,
+    blocks: Vec<Block>,
+    norm: Option<Norm>,
+    /// What products multiply.
+    pub(crate) precision: Precision,
+    /// Whether blocks are computed again in the backward pass.
+    pub(crate) recompute: bool,
+}
+
+/// What a stack gives.
+pub struct Hidden {
+    /// The last hidden states, `[N, D]`.
+    pub last: Tensor<2>,
+    /// What layers add to the loss, `[1]` each.
+    pub extra: Vec<Tensor<1>>,
+}
+
+impl Stack {
+    /// A stack out of a source.
+    ///
+    /// # Errors
+    /// When the source lacks a weight or has it in another shape.
+    pub fn build(scope: &mut Scope<'_>, spec: &StackSpec) -> Result<Self> {
+        let embedding = Embedding::build(&mut scope.at("embed"), &spec.embedding, spec.vocab_size, spec.d_model)?;
+        let (mut blocks, mut slot) = (Vec::with_capacity(spec.blocks.len()), 0);
+        for (i, block) in spec.blocks.iter().enumerate() {
+            blocks.push(Block::build(&mut scope.at(format!("layers.{i}")), block, spec.d_model, slot)?);
+            slot += block.layers.len();
+        }
+        let norm = spec.norm.map(|norm| scope.norm("norm", norm, spec.d_model)).transpose()?;
+        Ok(Self { spec: spec.clone(), embedding, blocks, norm, precision: Precision::F32, recompute: false })
+    }
+
+    /// The numbers that make it.
+    pub fn spec(&self) -> &StackSpec {
+        &self.spec
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        self.embedding.tokens.value().device()
+    }
+
+    /// Nothing remembered yet.
+    pub fn cache(&self) -> Cache {
+        Cache::empty(self.spec.layers())
+    }
+
+    fn run(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>, mut seen: impl FnMut(&Stream)) -> Tensor<2> {
+        let mut stream = Stream::new(x);
+        for block in &self.blocks {
+            seen(&stream);
+            match pass.reach {
+                Reach::Batch(batch) if self.recompute => {
+                    stream = Stream::new(block.recomputed(stream.value(), pass, batch));
+                }
+                _ => block.forward(&mut stream, pass),
+            }
+        }
+        match &self.norm {
+            Some(norm) => stream.norm(norm),
+            None => stream.value(),
+        }
+    }
+
+    fn pass<'a, 'b>(&self, positions: &Arc<[u32]>, reach: Reach<'a, 'b>) -> Pass<'a, 'b> {
+        Pass { positions: Arc::clone(positions), reach, precision: self.precision, slot: 0, extra: vec![] }
+    }
+
+    fn batch(&self, batch: &Batch, seen: impl FnMut(&Stream)) -> Hidden {
+        let x = self.embedding.forward(&batch.ids, &batch.positions, batch.types.as_ref());
+        let mut pass = self.pass(&batch.positions, Reach::Batch(batch));
+        let last = self.run(x, &mut pass, seen);
+        Hidden { last, extra: pass.extra }
+    }
+
+    /// The last hidden states of a batch, `[B·T, D]`.
+    pub fn hidden(&self, batch: &Batch) -> Hidden {
+        self.batch(batch, |_| {})
+    }
+
+    /// The embeddings, the input of each further block, and the last hidden states.
+    pub fn hidden_states(&self, batch: &Batch) -> Vec<Tensor<2>> {
+        let mut states = Vec::new();
+        let last = self.batch(batch, |stream| states.push(stream.value())).last;
+        states.push(last);
+        states
+    }
+
+    /// The last hidden states of new tokens, `[N, D]`, for several sequences at once; the caches grow by them.
+    pub fn step(&self, ids: &Arc<[u32]>, steps: &mut [Step<'_>]) -> Tensor<2> {
+        let positions = steps.iter().flat_map(|s| s.cache.len as u32..(s.cache.len + s.rows) as u32).collect();
+        let x = self.embedding.forward(ids, &positions, None);
+        let hidden = self.run(x, &mut self.pass(&positions, Reach::Caches(steps)), |_| {});
+        for step in steps {
+            step.cache.len += step.rows;
+        }
+        hidden
+    }
+}
+
+impl Module for Stack {
+    fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
+        self.embedding.pieces(out);
+        self.blocks.pieces(out);
+        self.norm.pieces(out);
+    }
+}
