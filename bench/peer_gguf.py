@@ -9,11 +9,16 @@ CASES.json is a list of cases; `file` is a GGUF file, and the rest says what mus
     {"file": …, "greedy": [{"prompt": […], "ids": […]}, …]}             the likeliest tokens after a prompt, one by one
     {"file": …, "logits": [{"prompt": […], "values": […], "atol": …}]}  the logits after a prompt
 
+    {"quantize": {"values": FILE, "type": …, "row": …, "out": FILE}}    numbers to encode, 32-bit floats in a file; the blocks
+                                                                        are written, and what they are worth is the caller's
+
 Prints a line for each file and each difference. Exit status 0: all equal; 1: something differs; 3: llama-cpp-python is not
 installed.
 """
 
+import ctypes
 import json
+import os
 import sys
 
 try:
@@ -46,7 +51,25 @@ def greedy(model, prompt, count):
     return ids[len(prompt):]
 
 
+def quantize(case):
+    folder = os.path.join(os.path.dirname(llama_cpp.__file__), "lib")
+    library = next(os.path.join(folder, n) for n in sorted(os.listdir(folder)) if "ggml-base" in n)
+    ggml = ctypes.CDLL(library)
+    with open(case["values"], "rb") as file:
+        raw = file.read()
+    rows = len(raw) // 4 // case["row"]
+    values, blocks = (ctypes.c_float * (len(raw) // 4)).from_buffer_copy(raw), (ctypes.c_uint8 * len(raw))()
+    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+    ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + 3 * [ctypes.c_int64] + [ctypes.c_void_p]
+    size = ggml.ggml_quantize_chunk(case["type"], values, blocks, 0, rows, case["row"], None)
+    with open(case["out"], "wb") as file:
+        file.write(bytes(blocks[:size]))
+
+
 def check(case):
+    if "quantize" in case:
+        quantize(case["quantize"])
+        return True
     model = load(case["file"], "tokens" in case)
     wrong, farthest = [], 0.0
     for c in case.get("tokens", []):

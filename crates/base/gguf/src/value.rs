@@ -199,6 +199,20 @@ impl Value {
     }
 }
 
+/// Numbers and truth values as they are, texts in quotes and cut, lists by their length.
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bool(flag) => write!(f, "{flag}"),
+            Self::String(_) | Self::Array(_) => f.write_str(&self.describe()),
+            number => match number.as_i64() {
+                Some(whole) => write!(f, "{whole}"),
+                None => write!(f, "{}", number.as_f64().unwrap_or(f64::NAN) as f32),
+            },
+        }
+    }
+}
+
 impl Array {
     /// Whether there is no value.
     pub fn is_empty(&self) -> bool {

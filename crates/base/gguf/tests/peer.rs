@@ -123,3 +123,52 @@ fn llama_cpp_computes_the_golden_logits_and_tokens() {
         assert!(equal, "{report}");
     }
 }
+
+/// Weights like a trained layer's: a normal distribution whose deviation varies by row, and a few outliers.
+fn weights(rows: usize, row: usize) -> Vec<f32> {
+    let mut state = 9u64;
+    let mut draw = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 24) as f32
+    };
+    let mut normal = || (-2.0 * draw().max(1e-7).ln()).sqrt() * (std::f32::consts::TAU * draw()).cos();
+    (0..rows * row)
+        .map(|at| {
+            let outlier = if at % 997 == 0 { 6.0 } else { 1.0 };
+            normal() * outlier * 0.02 * (1.0 + (at / row % 7) as f32)
+        })
+        .collect()
+}
+
+#[test]
+fn k_encoders_err_no_more_than_llama_cpps() {
+    let dir = tempfile::tempdir().unwrap();
+    let (rows, row) = (64, 1024);
+    let values = weights(rows, row);
+    let raw: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let path = dir.path().join("values");
+    std::fs::write(&path, raw).unwrap();
+    let names = ["Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0"];
+    let out = |name: &str| dir.path().join(name);
+    let case = |name: &&str| {
+        let id = format_by_name(name).unwrap().id;
+        json!({"quantize": {"values": path, "type": id, "row": row, "out": out(name)}})
+    };
+    let cases: Vec<Value> = names.iter().map(case).collect();
+    let Some((done, report)) = peer(dir.path(), &cases) else { return };
+    assert!(done, "{report}");
+    for name in names {
+        let format = format_by_name(name).unwrap();
+        let error = |blocks: &[u8]| {
+            let back = format.decode(blocks).unwrap();
+            (values.iter().zip(&back).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
+        };
+        let ours = format.encode(&values).unwrap();
+        let theirs = std::fs::read(out(name)).unwrap();
+        eprintln!("{name}: root mean square error {:.3e}, llama.cpp's {:.3e}", error(&ours), error(&theirs));
+        assert!(error(&ours) <= error(&theirs) * 1.02, "{name}");
+        if !name.ends_with('K') {
+            assert!(ours == theirs, "{name}: other bytes");
+        }
+    }
+}

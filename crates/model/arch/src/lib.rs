@@ -10,6 +10,7 @@ mod llama;
 mod model;
 mod names;
 mod network;
+mod parts;
 mod rearrange;
 mod source;
 
@@ -20,6 +21,7 @@ pub use fused::Fused;
 pub use model::{Model, family};
 pub use names::{NameTable, Names};
 pub use network::{Network, Spec};
+pub use parts::{Parts, is_gguf};
 pub use rearrange::Rearrangement;
 
 /// Every family.

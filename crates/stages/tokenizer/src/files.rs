@@ -14,8 +14,11 @@ use crate::validate::{check_added, check_model};
 impl Tokenizer {
     /// Reads a folder with `tokenizer.json` (or GPT-2's `vocab.json` and `merges.txt`), or the file `tokenizer.json`
     /// itself, and what lies beside it: `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`,
-    /// `generation_config.json`, `config.json`.
+    /// `generation_config.json`, `config.json`. Of a GGUF file, what its metadata says.
     pub fn load(dir: &Path) -> Result<Self> {
+        if dir.is_file() && dir.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            return Self::load_gguf(dir);
+        }
         let beside = if dir.is_file() { dir.parent().unwrap_or(Path::new(".")) } else { dir };
         let file = if dir.is_file() { dir.to_path_buf() } else { dir.join("tokenizer.json") };
         let json = if !file.exists() && dir.join("vocab.json").exists() && dir.join("merges.txt").exists() {

@@ -5,6 +5,7 @@
 
 mod chat;
 mod files;
+mod gguf;
 mod pycompat;
 mod special;
 mod stage;
