@@ -131,6 +131,7 @@ mod tests {
     fn every_fixture_can_be_read_and_has_tolerances() {
         for name in [
             "llama",
+            "generation",
             "gpt2",
             "llama-sharded-bf16",
             "llama-linear-rope",
@@ -139,6 +140,7 @@ mod tests {
             "gguf-blocks",
             "optimizers",
             "recurrent",
+            "sampling",
             "schedules",
         ] {
             let golden = Golden::load(name);

@@ -18,6 +18,13 @@ pub enum Rearrangement {
         /// The model's name.
         name: String,
     },
+    /// A module that files call otherwise in some of a family's models.
+    Renamed {
+        /// Its name in the file, without `.weight`.
+        file: String,
+        /// The model's name.
+        model: String,
+    },
     /// A tensor of another shape with the same numbers in the same order.
     Reshaped {
         /// Its name.
@@ -44,6 +51,10 @@ impl Rearrangement {
         match self {
             Self::Fused(fused) => fused.unpack(state),
             Self::Stacked { file, count, name } => stack(state, file, *count, name),
+            Self::Renamed { file, model } => {
+                rename(state, file, model);
+                Ok(())
+            }
             Self::Reshaped { name, file, model } => {
                 let Some(tensor) = state.get_mut(name) else { return Ok(()) };
                 if tensor.shape != *file {
@@ -67,11 +78,21 @@ impl Rearrangement {
                     state.insert(numbered(file, i), HostTensor { shape, dtype, bytes });
                 }
             }
+            Self::Renamed { file, model } => rename(state, model, file),
             Self::Reshaped { name, file, .. } => {
                 if let Some(tensor) = state.get_mut(name) {
                     tensor.shape.clone_from(file);
                 }
             }
+        }
+    }
+}
+
+/// Gives a module's tensors another name.
+fn rename(state: &mut StateDict, from: &str, to: &str) {
+    for kind in ["weight", "bias"] {
+        if let Some(tensor) = state.remove(&format!("{from}.{kind}")) {
+            state.insert(format!("{to}.{kind}"), tensor);
         }
     }
 }

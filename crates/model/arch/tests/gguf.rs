@@ -38,7 +38,9 @@ fn logits_of_a_file_of_mixed_formats_equal_the_golden_ones() {
 fn a_file_holds_the_model_that_its_folder_does() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    for name in ["llama", "llama-linear-rope", "llama-sharded-bf16", "gpt2"] {
+    let exact =
+        ["llama", "llama-linear-rope", "llama-sharded-bf16", "gpt2", "qwen3", "phi3", "gpt-neox", "bloom", "falcon"];
+    for name in exact {
         write(&Parts::read(&fixture(name), &Device::flex()).unwrap(), "F32", &path);
         let (file, folder) =
             (Model::load(&path, &Device::flex()).unwrap(), Model::load(&fixture(name), &Device::flex()).unwrap());
@@ -46,6 +48,37 @@ fn a_file_holds_the_model_that_its_folder_does() {
         // Special tokens are the tokenizer's in such files; all other numbers are the model's.
         assert_eq!(Model::read_spec(&path).unwrap().parameters(), folder.spec().parameters(), "{name}");
         assert_eq!(file.spec().stack(), folder.spec().stack(), "{name}");
+    }
+}
+
+/// Norms' weights count from 1 in these files, and adding one rounds.
+#[test]
+fn a_file_of_weights_that_count_from_one_holds_the_model_to_rounding() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    for name in ["gemma2", "gemma3"] {
+        write(&Parts::read(&fixture(name), &Device::flex()).unwrap(), "F32", &path);
+        let load = |path: &Path| Model::load(path, &Device::flex()).unwrap();
+        let (file, folder) = (load(&path), load(&fixture(name)));
+        assert_eq!(file.spec().stack(), folder.spec().stack(), "{name}");
+        let state = file.state();
+        for (key, tensor) in folder.state() {
+            assert_close(&key, &state[&key].to_f32().unwrap(), &tensor.to_f32().unwrap(), 2e-7, 0.0);
+        }
+    }
+}
+
+/// Windows are left out of these files; a context that ends with the window makes up for it.
+#[test]
+fn a_file_of_a_model_with_a_window_ends_its_context_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    for name in ["mistral", "qwen2"] {
+        write(&Parts::read(&fixture(name), &Device::flex()).unwrap(), "F32", &path);
+        let (file, folder) =
+            (Model::load(&path, &Device::flex()).unwrap(), Model::load(&fixture(name), &Device::flex()).unwrap());
+        assert_eq!(file.state(), folder.state(), "{name}");
+        assert_eq!(file.spec().stack().max_seq_len, 4, "{name}");
     }
 }
 

@@ -26,8 +26,8 @@ pub struct AttentionSpec {
     pub d_head: usize,
     /// Rotary positions.
     pub rope: Option<RopeSpec>,
-    /// Whether scores fall with the distance (ALiBi, Press et al. 2022).
-    pub alibi: bool,
+    /// Scores fall with the distance (ALiBi, Press et al. 2022); the slopes are multiplied by this.
+    pub alibi: Option<f32>,
     /// Whether q, k and v have biases.
     pub bias: bool,
     /// Whether the output has a bias.
@@ -50,7 +50,7 @@ impl AttentionSpec {
             n_kv_heads,
             d_head,
             rope: None,
-            alibi: false,
+            alibi: None,
             bias: false,
             out_bias: false,
             qk_norm: None,
@@ -62,6 +62,30 @@ impl AttentionSpec {
 }
 
 impl LayerKind for AttentionSpec {
+    fn about(&self) -> String {
+        let parts = [
+            (self.n_kv_heads < self.n_heads, "grouped queries"),
+            (self.window.is_some(), "sliding window"),
+            (self.qk_norm.is_some(), "norms of queries and keys"),
+            (self.soft_cap.is_some(), "soft cap"),
+            (self.bias, "biases"),
+        ];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| part.0).map(|part| part.1).collect();
+        if parts.is_empty() { "attention".into() } else { format!("attention ({})", parts.join(", ")) }
+    }
+
+    fn positions(&self) -> Option<&'static str> {
+        match (&self.rope, self.alibi) {
+            (Some(_), _) => Some("rotary"),
+            (None, Some(_)) => Some("ALiBi"),
+            (None, None) => None,
+        }
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some(if self.window.is_some() { "keys and values of the window" } else { "keys and values" })
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let (q, kv) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
         let norm = |scope: &mut Scope<'_>, part| self.qk_norm.map(|n| scope.norm(part, n, self.d_head)).transpose();
@@ -73,7 +97,7 @@ impl LayerKind for AttentionSpec {
             q_norm: norm(scope, "q_norm")?,
             k_norm: norm(scope, "k_norm")?,
             angles: self.rope.as_ref().map(|rope| scope.angles(rope)),
-            slopes: self.alibi.then(|| alibi_slopes(self.n_heads)),
+            slopes: self.alibi.map(|by| alibi_slopes(self.n_heads).iter().map(|slope| slope * by).collect()),
             spec: self.clone(),
         }))
     }

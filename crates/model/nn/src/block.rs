@@ -23,6 +23,8 @@ pub enum Layout {
     PreNorm,
     /// `x = norm(x + f(x))` for each layer.
     PostNorm,
+    /// `x = n + f(n)` with `n = norm(x)` for each layer (BLOOM, as an option).
+    NormedResidual,
     /// `x += norm'(f(norm(x)))` for each layer (Gemma 2).
     Sandwich,
     /// `x += Σ f(norm(x))`, each layer with a norm of its own (GPT-NeoX).
@@ -99,7 +101,9 @@ impl Block {
 
     pub(crate) fn forward(&self, stream: &mut Stream, pass: &mut Pass<'_, '_>) {
         match self.layout {
-            Layout::PreNorm | Layout::PostNorm | Layout::Sandwich => self.in_turn(stream, pass),
+            Layout::PreNorm | Layout::PostNorm | Layout::NormedResidual | Layout::Sandwich => {
+                self.in_turn(stream, pass)
+            }
             Layout::Parallel | Layout::ParallelShared => self.side_by_side(stream, pass),
         }
     }
@@ -111,6 +115,9 @@ impl Block {
                 Some(norm) => stream.norm(norm),
                 None => stream.value(),
             };
+            if self.layout == Layout::NormedResidual {
+                *stream = Stream::new(x.clone());
+            }
             let y = part.layer.forward(x, pass);
             match (&part.after, self.layout) {
                 (Some(norm), Layout::PostNorm) => {
