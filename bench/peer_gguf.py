@@ -30,7 +30,7 @@ except ImportError:
 
 def load(path, vocab_only):
     # Keys and values in 32 bits: rounding them is not what is compared.
-    return llama_cpp.Llama(model_path=path, vocab_only=vocab_only, n_ctx=512, n_batch=512, n_threads=2, logits_all=True,
+    return llama_cpp.Llama(model_path=path, vocab_only=vocab_only, n_ctx=512, n_batch=512, n_threads=1, logits_all=True,
                            type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32, verbose=False)
 
 

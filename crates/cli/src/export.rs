@@ -56,7 +56,7 @@ fn to_gguf(model: &Path, name: &str, element: &str, out: &Path) -> Result<()> {
     let others = file.tensors().filter(|t| t.shape.len() > 1 && t.format != format).count();
     let remark = match others {
         0 => String::new(),
-        n => format!("; {n} matrices in a wider format"),
+        n => format!("; {n} matrices in other formats"),
     };
     written(out, &format!("{} tensors as {}{remark}", file.tensors().count(), format.name))
 }
