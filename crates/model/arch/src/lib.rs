@@ -28,6 +28,7 @@ mod mt5;
 mod names;
 mod network;
 mod opt;
+mod parts;
 mod pegasus;
 mod phi3;
 mod qwen2;
@@ -48,6 +49,7 @@ pub use fused::Fused;
 pub use model::{Model, family};
 pub use names::{NameTable, Names};
 pub use network::{Network, Spec};
+pub use parts::{Parts, is_gguf};
 pub use rearrange::Rearrangement;
 
 /// Every family.

@@ -12,6 +12,7 @@ use crate::config::{ConfigJson, token_list};
 use crate::family::{Family, Sizes};
 use crate::names::Names;
 use crate::network::{DECODER, Network, Spec, wrong_kind};
+use crate::parts::{is_gguf, read_gguf};
 use crate::source::{Checkpoint, Fresh};
 use crate::tasks;
 
@@ -75,7 +76,8 @@ fn int8_group(config: &Map<String, Value>) -> Result<Option<usize>> {
 }
 
 impl Model {
-    /// Loads a directory: a model, or a PEFT adapter whose base is beside it or named by an absolute path.
+    /// Loads a directory: a model, or a PEFT adapter whose base is beside it or named by an absolute path. Loads a GGUF file
+    /// as well, whose block formats become floats.
     ///
     /// # Errors
     /// A missing or broken file, a setting that is not supported, a weight that does not fit.
@@ -87,14 +89,17 @@ impl Model {
     }
 
     fn load_base(dir: &Path, device: &Device) -> Result<Self> {
-        let config = read_json(&dir.join("config.json"))?;
+        let (config, state) = match is_gguf(dir) {
+            true => read_gguf(dir)?,
+            false => (read_json(&dir.join("config.json"))?, read_weights(dir)?),
+        };
         let (family, spec) = describe(&config)?;
         let group = int8_group(&config)?;
-        let (names, weights) = (Names(family.names()), read_weights(dir)?);
-        let spec = family.settled(spec, &|name| weights.contains_key(name));
+        let names = Names(family.names());
+        let spec = family.settled(spec, &|name| state.contains_key(name));
         let mut source = Checkpoint {
             names,
-            state: unpacked(family, &spec, weights)?,
+            state: unpacked(family, &spec, state)?,
             device: device.clone().without_autodiff(),
             group: group.unwrap_or(1),
         };
@@ -110,7 +115,8 @@ impl Model {
     /// # Errors
     /// As [`Self::load`].
     pub fn read_spec(dir: &Path) -> Result<Spec> {
-        Ok(describe(&read_json(&dir.join("config.json"))?)?.1)
+        let config = if is_gguf(dir) { read_gguf(dir)?.0 } else { read_json(&dir.join("config.json"))? };
+        Ok(describe(&config)?.1)
     }
 
     /// A fresh model.
@@ -136,6 +142,11 @@ impl Model {
     /// The family it belongs to.
     pub fn family(&self) -> &'static dyn Family {
         self.family
+    }
+
+    /// What `config.json` says of it.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
     }
 
     /// The numbers that make it.
