@@ -72,13 +72,27 @@ pub fn attention_cached(
     assert_eq!(q.dims()[0], rows, "the sequences' rows do not add up to the step's");
     let y = match crate::is_host(&q.device()) {
         true => host([q, k, v], heads, options, before, spans),
-        false => composed([q, k, v], heads, options, before, spans),
+        false => composed([q, k, v], heads, options, before, spans, None),
     };
     if let Some(before) = before {
         let widths = [heads.d_head, options.d_value.unwrap_or(heads.d_head)].map(|d| heads.n_kv_heads * d);
         spans.iter_mut().for_each(|span| span.cache.trim(before, widths));
     }
     y
+}
+
+/// What is added to the scores of the last `rows` of `total` tokens: `[1, H, rows, total]`.
+pub type StepBias<'a> = &'a dyn Fn(usize, usize) -> Tensor<4>;
+
+/// [`attention_cached`] where numbers are added to the scores; see [`crate::attention_biased`].
+pub fn attention_cached_biased(
+    qkv: [Tensor<2>; 3],
+    heads: Heads,
+    options: &AttentionOptions,
+    spans: &mut [Span<'_>],
+    bias: StepBias<'_>,
+) -> Tensor<2> {
+    composed(qkv, heads, options, None, spans, Some(bias))
 }
 
 impl LayerCache {
@@ -150,6 +164,7 @@ fn composed(
     options: &AttentionOptions,
     before: Option<usize>,
     spans: &mut [Span<'_>],
+    bias: Option<StepBias<'_>>,
 ) -> Tensor<2> {
     let mut at = 0;
     let mut outs = Vec::with_capacity(spans.len());
@@ -161,10 +176,12 @@ fn composed(
             None => (k_new, v_new),
         };
         span.cache.device = Some((k_all.clone(), v_all.clone()));
-        let (lo, hi) = reach(rows, k_all.dims()[0], before);
+        let total = k_all.dims()[0];
+        let (lo, hi) = reach(rows, total, before);
         let mask = Mask { lo: lo.into(), hi: hi.into() };
         let heads = Heads { batch: 1, ..heads };
-        outs.push(crate::attention::composed([q.clone().narrow(0, at, rows), k_all, v_all], heads, &mask, options));
+        let (q, added) = (q.clone().narrow(0, at, rows), bias.map(|bias| bias(rows, total)));
+        outs.push(crate::attention::composed_biased([q, k_all, v_all], heads, &mask, options, added));
         at += rows;
     }
     Tensor::cat(outs, 0)

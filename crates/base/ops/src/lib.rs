@@ -28,8 +28,8 @@ mod tests;
 
 pub use access::{from_vec, into_vec, read, scalar, to_vec, update};
 pub use activation::{Activation, activation, gated};
-pub use attention::{AttentionOptions, Heads, alibi_slopes, attention, attention_with};
-pub use cache::{LayerCache, Span, attention_cached, cached_rows};
+pub use attention::{AttentionOptions, Heads, alibi_slopes, attention, attention_biased, attention_with};
+pub use cache::{LayerCache, Span, StepBias, attention_cached, attention_cached_biased, cached_rows};
 pub use cupola_kernels::{ExpertOrder, RecurrentKind, Scores};
 pub use cupola_kernels::{Precision, feed_forward_kept, feed_forward_rows, loss_packs, loss_rows};
 pub use device::{NAMES as DEVICES, is_host, open};

@@ -4,6 +4,12 @@ use cupola_artifact::{Error, Result};
 use cupola_nn::{Activation, RopeScaling, RopeSpec};
 use serde_json::{Map, Value, json};
 
+/// No size of a model is larger; the product of two fits a word.
+const LARGEST: u64 = 1 << 31;
+
+/// No model has more blocks.
+const MOST_BLOCKS: usize = 1 << 16;
+
 /// The names of activations in `config.json`.
 const ACTIVATIONS: &[(&str, Activation)] = &[
     ("silu", Activation::Silu),
@@ -30,6 +36,14 @@ fn yarn_length(factor: f64, mscale: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
 }
 
+/// Refuses more blocks than any model has.
+pub(crate) fn few_blocks(what: &str, n: usize) -> Result<usize> {
+    if n > MOST_BLOCKS {
+        return Err(Error::failed(format!("`{what}` in config.json asks for {n} blocks; the most are {MOST_BLOCKS}")));
+    }
+    Ok(n)
+}
+
 /// A `config.json`.
 pub struct ConfigJson<'a> {
     /// The settings.
@@ -46,11 +60,11 @@ impl ConfigJson<'_> {
         Error::failed(format!("`{key}` in config.json should be {want}, not `{found}`"))
     }
 
-    /// A positive whole number, if it is there.
+    /// A positive whole number, if it is there. None of a model's is larger than 2^31.
     pub fn size(&self, key: &str) -> Result<Option<usize>> {
         self.get(key)
             .map(|v| {
-                v.as_u64().filter(|n| (1..=1 << 40).contains(n)).ok_or_else(|| self.wrong(key, "a positive number", v))
+                v.as_u64().filter(|n| (1..=LARGEST).contains(n)).ok_or_else(|| self.wrong(key, "a positive number", v))
             })
             .transpose()
             .map(|n| n.map(|n| n as usize))
@@ -62,6 +76,11 @@ impl ConfigJson<'_> {
             Error::failed(format!("config.json has no `{key}`"))
                 .with_hint("is this a complete Hugging Face model directory?")
         })
+    }
+
+    /// The number of blocks.
+    pub fn blocks(&self, key: &str) -> Result<usize> {
+        few_blocks(key, self.required_size(key)?)
     }
 
     /// A number, or a default.
@@ -147,6 +166,16 @@ impl ConfigJson<'_> {
         Ok(n / by)
     }
 
+    /// [`Self::rope`] of a family that rotates another part of each head than all of it where nothing is said.
+    pub fn rope_with_share(&self, d_head: usize, share: f64) -> Result<RopeSpec> {
+        let said = self.section("rope_parameters")?.is_some_and(|s| s.get("partial_rotary_factor").is_some());
+        let mut values = self.values.clone();
+        if !said {
+            values.entry("partial_rotary_factor").or_insert_with(|| json!(share));
+        }
+        ConfigJson { values: &values }.rope(d_head)
+    }
+
     /// The rotary settings as transformers 5 (`rope_parameters`) or 4 (`rope_theta`, `rope_scaling`) writes them, for
     /// heads of `d_head`.
     pub fn rope(&self, d_head: usize) -> Result<RopeSpec> {
@@ -170,6 +199,15 @@ impl ConfigJson<'_> {
             )));
         }
         let kind = settings.text("rope_type", settings.text("type", "default")?)?;
+        let positive =
+            ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "attention_factor"];
+        for key in positive {
+            if let Some(value) = settings.optional_number(key)?
+                && value < 1e-3
+            {
+                return Err(Error::failed(format!("`{key}` of the rotary positions in config.json is {value}")));
+            }
+        }
         let scaling = match kind {
             "default" => RopeScaling::None,
             "linear" => RopeScaling::Linear { factor: settings.number("factor", 1.0)? },
@@ -179,44 +217,29 @@ impl ConfigJson<'_> {
                 high_freq_factor: settings.number("high_freq_factor", 4.0)?,
                 original_max_seq_len: settings.number("original_max_position_embeddings", 8192.0)?,
             },
+            "dynamic" => RopeScaling::Dynamic {
+                factor: settings.number("factor", 1.0)?,
+                original_max_seq_len: self.original_len(settings)?,
+            },
             "yarn" => self.yarn(settings)?,
+            "longrope" | "su" => self.long_rope(settings, rotary_dim)?,
             other => {
                 return Err(Error::failed(format!("config.json asks for rotary scaling `{other}`"))
-                    .with_hint("this build knows default, linear, llama3 and yarn"));
+                    .with_hint("this build knows default, linear, dynamic, yarn, llama3 and longrope"));
             }
         };
         Ok(RopeSpec { theta, rotary_dim, scaling })
     }
 
-    /// YaRN's settings; the factor of the attention follows from the others unless it is given.
-    fn yarn(&self, settings: &ConfigJson<'_>) -> Result<RopeScaling> {
-        let longest = self.number("max_position_embeddings", 2048.0)?;
-        let original = settings.number("original_max_position_embeddings", longest)?;
-        let factor = settings.number("factor", longest / original)?;
-        let (mscale, all_dim) = (settings.number("mscale", 0.0)?, settings.number("mscale_all_dim", 0.0)?);
-        let derived = match mscale != 0.0 && all_dim != 0.0 {
-            true => yarn_length(factor, mscale) / yarn_length(factor, all_dim),
-            false => yarn_length(factor, 1.0),
-        };
-        // A zero counts as absent there.
-        let beta = |key: &str, default: f64| settings.number(key, default).map(|b| if b == 0.0 { default } else { b });
-        let scaling = RopeScaling::Yarn {
-            factor,
-            beta_fast: beta("beta_fast", 32.0)?,
-            beta_slow: beta("beta_slow", 1.0)?,
-            original_max_seq_len: original,
-            attention_factor: settings.number("attention_factor", derived)?,
-            truncate: settings.flag("truncate", true)?,
-        };
-        match original > 0.0 && factor > 0.0 && factor.is_finite() {
-            true => Ok(scaling),
-            false => Err(Error::failed(format!(
-                "config.json stretches rotary positions by {factor} from a context of {original} tokens"
-            ))),
-        }
+    /// The context that a model with a rotary scaling was first trained on.
+    fn original_len(&self, settings: &ConfigJson<'_>) -> Result<f64> {
+        let key = "original_max_position_embeddings";
+        let here = settings.optional_number(key)?.or(self.optional_number(key)?);
+        Ok(here.unwrap_or(self.number("max_position_embeddings", 2048.0)?))
     }
 
-    /// What DeepSeek's scores are multiplied by besides `1 / sqrt(d_head)`, with a stretch of rotary positions that asks for it.
+    /// What DeepSeek's scores are multiplied by besides `1 / sqrt(d_head)`, with a stretch of rotary positions that asks
+    /// for it.
     pub fn stretched_scale(&self) -> Result<f64> {
         let settings = match self.section("rope_parameters")? {
             Some(found) => Some(found),
@@ -234,7 +257,7 @@ impl ConfigJson<'_> {
     /// A whole number that may be 0, or a default.
     pub fn count(&self, key: &str, default: usize) -> Result<usize> {
         let Some(value) = self.get(key) else { return Ok(default) };
-        let count = value.as_u64().filter(|n| *n <= 1 << 40);
+        let count = value.as_u64().filter(|n| *n <= LARGEST);
         count.map(|n| n as usize).ok_or_else(|| self.wrong(key, "a whole number", value))
     }
 
@@ -243,5 +266,47 @@ impl ConfigJson<'_> {
         let Some(value) = self.get(key) else { return Ok(vec![]) };
         let all = value.as_array().and_then(|list| list.iter().map(|n| n.as_u64().map(|n| n as usize)).collect());
         all.ok_or_else(|| self.wrong(key, "a list of whole numbers", value))
+    }
+
+    fn yarn(&self, settings: &ConfigJson<'_>) -> Result<RopeScaling> {
+        let original_max_seq_len = self.original_len(settings)?;
+        let factor =
+            settings.number("factor", self.number("max_position_embeddings", 2048.0)? / original_max_seq_len)?;
+        // A zero counts as absent.
+        let beta = |key: &str, default: f64| settings.number(key, default).map(|b| if b == 0.0 { default } else { b });
+        let derived = match (settings.optional_number("mscale")?, settings.optional_number("mscale_all_dim")?) {
+            (Some(some), Some(all)) if some != 0.0 && all != 0.0 => {
+                yarn_length(factor, some) / yarn_length(factor, all)
+            }
+            _ => yarn_length(factor, 1.0),
+        };
+        Ok(RopeScaling::Yarn {
+            factor,
+            beta_fast: beta("beta_fast", 32.0)?,
+            beta_slow: beta("beta_slow", 1.0)?,
+            truncate: settings.flag("truncate", true)?,
+            attention_factor: settings.number("attention_factor", derived)?,
+            original_max_seq_len,
+        })
+    }
+
+    fn long_rope(&self, settings: &ConfigJson<'_>, rotary_dim: usize) -> Result<RopeScaling> {
+        let original = self.original_len(settings)?;
+        let factors = |key: &str| {
+            let list = settings.get(key).and_then(Value::as_array);
+            let numbers: Option<Vec<f64>> = list.and_then(|list| list.iter().map(Value::as_f64).collect());
+            numbers.filter(|n| n.len() == rotary_dim / 2).ok_or_else(|| {
+                Error::failed(format!("`{key}` of the rotary scaling in config.json is no list of {}", rotary_dim / 2))
+            })
+        };
+        let longest = self.number("max_position_embeddings", original)?;
+        let factor = settings.number("factor", longest / original)?;
+        let derived = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
+        Ok(RopeScaling::Long {
+            short: factors("short_factor")?,
+            long: factors("long_factor")?,
+            attention_factor: settings.number("attention_factor", derived)?,
+            original_max_seq_len: original,
+        })
     }
 }

@@ -106,7 +106,7 @@ impl Family for DeepseekV3 {
             d_model,
             max_seq_len: config.size("max_position_embeddings")?.unwrap_or(4096),
             embedding: EmbeddingSpec::plain(d_model),
-            blocks: (0..config.required_size("num_hidden_layers")?).map(block).collect(),
+            blocks: (0..config.blocks("num_hidden_layers")?).map(block).collect(),
             norm: Some(norm),
         };
         Ok(Spec::Decoder(DecoderSpec {

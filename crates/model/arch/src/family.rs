@@ -43,6 +43,11 @@ pub trait Family: Send + Sync {
         (!name.ends_with("rotary_emb.inv_freq")).then(|| name.to_string())
     }
 
+    /// What `config.json` leaves open and the names in the file decide.
+    fn settled(&self, spec: Spec, _has: &dyn Fn(&str) -> bool) -> Spec {
+        spec
+    }
+
     /// What a fresh model of the family is made of.
     fn form(&self) -> Form {
         Form { gated: true, grouped_queries: true }

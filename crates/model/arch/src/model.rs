@@ -4,15 +4,16 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
-use cupola_nn::{Decoder, LoraConfig, Module, ParamMut, Piece};
+use cupola_nn::{Decoder, Encoder, EncoderDecoder, LoraConfig, Module, ParamMut, Piece};
 use serde_json::{Map, Value, json};
 
 use crate::ALL;
 use crate::config::{ConfigJson, token_list};
 use crate::family::{Family, Sizes};
 use crate::names::Names;
-use crate::network::{Network, Spec};
+use crate::network::{DECODER, Network, Spec, wrong_kind};
 use crate::source::{Checkpoint, Fresh};
+use crate::tasks;
 
 /// A network with the family it belongs to.
 #[derive(Clone)]
@@ -89,17 +90,18 @@ impl Model {
         let config = read_json(&dir.join("config.json"))?;
         let (family, spec) = describe(&config)?;
         let group = int8_group(&config)?;
-        let names = Names(family.names());
+        let (names, weights) = (Names(family.names()), read_weights(dir)?);
+        let spec = family.settled(spec, &|name| weights.contains_key(name));
         let mut source = Checkpoint {
             names,
-            state: unpacked(family, &spec, read_weights(dir)?)?,
+            state: unpacked(family, &spec, weights)?,
             device: device.clone().without_autodiff(),
             group: group.unwrap_or(1),
         };
         let network = spec.build(&mut source)?;
         // Files of tied models may have the output layer nevertheless.
         let head = if spec.tie_embeddings() { names.in_file("head.weight").ok() } else { None };
-        source.finish(|name| head.as_deref() == Some(name))?;
+        source.finish(|name| head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
         Ok(Self { network, spec, family, config, int8_group: group })
     }
 
@@ -148,6 +150,29 @@ impl Model {
     pub fn decoder(&self) -> Result<&Decoder> {
         match &self.network {
             Network::Decoder(decoder) => Ok(decoder),
+            _ => Err(wrong_kind(DECODER, self.spec.kind())),
+        }
+    }
+
+    /// The encoder that it is.
+    ///
+    /// # Errors
+    /// A model of another kind.
+    pub fn encoder(&self) -> Result<&Encoder> {
+        match &self.network {
+            Network::Encoder(encoder) => Ok(encoder),
+            _ => Err(wrong_kind("an encoder", self.spec.kind())),
+        }
+    }
+
+    /// The encoder-decoder that it is.
+    ///
+    /// # Errors
+    /// A model of another kind.
+    pub fn encoder_decoder(&self) -> Result<&EncoderDecoder> {
+        match &self.network {
+            Network::EncoderDecoder(network) => Ok(network),
+            _ => Err(wrong_kind("an encoder-decoder", self.spec.kind())),
         }
     }
 
@@ -209,7 +234,10 @@ impl Model {
         }
         write_json(&dir.join("config.json"), &Value::Object(config))?;
         let (bos, eos, pad) = self.spec.special();
-        let generation = json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad});
+        let mut generation = json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad});
+        if let Some(start) = self.spec.start() {
+            generation["decoder_start_token_id"] = json!(start);
+        }
         write_json(&dir.join("generation_config.json"), &generation)?;
         let state = self.packed(self.network.state());
         write_safetensors(&dir.join("model.safetensors"), &state, &[("format", "pt")])
@@ -236,7 +264,8 @@ fn describe(config: &Map<String, Value>) -> Result<(&'static dyn Family, Spec)> 
         .and_then(Value::as_str)
         .ok_or_else(|| Error::failed("config.json does not say its `model_type`"))?;
     let family = family(model_type)?;
-    Ok((family, family.read(&ConfigJson { values: config })?))
+    let config = ConfigJson { values: config };
+    Ok((family, tasks::on_decoder(&config, family.read(&config)?)?))
 }
 
 /// The configuration of a fresh model, and what it describes.

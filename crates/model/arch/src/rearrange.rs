@@ -32,6 +32,13 @@ pub enum Rearrangement {
         /// The model's shape.
         model: Vec<usize>,
     },
+    /// Names that begin otherwise.
+    Renamed {
+        /// How they begin in the file; nothing where all of the model's names that begin so stand bare in it.
+        file: String,
+        /// How the model's begin.
+        name: String,
+    },
 }
 
 impl From<Fused> for Rearrangement {
@@ -61,6 +68,13 @@ impl Rearrangement {
                 tensor.shape.clone_from(model);
                 Ok(())
             }
+            Self::Renamed { file, name } => {
+                // Files that should be bare and are not stay as they are.
+                if !file.is_empty() || !state.keys().any(|key| key.starts_with(name)) {
+                    rename(state, file, name);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -82,8 +96,16 @@ impl Rearrangement {
                     tensor.shape.clone_from(file);
                 }
             }
+            Self::Renamed { file, name } => rename(state, name, file),
         }
     }
+}
+
+/// Replaces the beginning of names.
+fn rename(state: &mut StateDict, from: &str, to: &str) {
+    let all = std::mem::take(state);
+    let renamed = |name: String| name.strip_prefix(from).map(|rest| format!("{to}{rest}")).unwrap_or(name);
+    state.extend(all.into_iter().map(|(name, tensor)| (renamed(name), tensor)));
 }
 
 fn numbered(file: &str, i: usize) -> String {
@@ -132,6 +154,23 @@ mod tests {
         assert_eq!(state, file);
         let missing = Rearrangement::Stacked { file: "experts.{}.up".into(), count: 4, name: "up".into() };
         assert!(missing.unpack(&mut state).unwrap_err().to_string().contains("no `experts.3.up`"));
+    }
+
+    #[test]
+    fn names_begin_otherwise_in_the_file() {
+        let file: StateDict =
+            ["layer.1.w", "layer.10.w", "norm"].map(|n| (n.to_string(), HostTensor::from_f32([1], &[0.5]))).into();
+        let mut state = file.clone();
+        let all = Rearrangement::Renamed { file: String::new(), name: "bert.".into() };
+        let one = Rearrangement::Renamed { file: "bert.layer.1.".into(), name: "bert.group.0.".into() };
+        all.unpack(&mut state).unwrap();
+        one.unpack(&mut state).unwrap();
+        assert_eq!(state.keys().collect::<Vec<_>>(), ["bert.group.0.w", "bert.layer.10.w", "bert.norm"]);
+        all.unpack(&mut state).unwrap();
+        assert_eq!(state.len(), 3, "what begins so already stays");
+        one.pack(&mut state);
+        all.pack(&mut state);
+        assert_eq!(state, file);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use cupola_arch::{ExpertSizes, Model, Sizes, family};
-use cupola_nn::{Batch, LoraConfig, Module, Step};
+use cupola_nn::{Batch, Cache, LoraConfig, Module, Step};
 use cupola_ops::{IGNORE, to_vec};
 use cupola_testkit::{assert_close, fixture};
 use serde_json::{Value, json};
@@ -135,10 +135,9 @@ fn an_adapter_on_the_widening_of_the_latent_reaches_generation() {
     let run = |model: &Model| {
         let decoder = model.decoder().unwrap();
         let mut cache = decoder.cache();
-        let mut step =
-            |ids: &[u32]| to_vec(&decoder.step(&ids.into(), &mut [Step { cache: &mut cache, rows: ids.len() }]));
-        let mut got = step(&ids[..5]);
-        got.extend(step(&ids[5..]));
+        let step = |cache: &mut Cache, ids: &[u32]| decoder.step(&ids.into(), &mut [Step { cache, rows: ids.len() }]);
+        let mut got = to_vec(&step(&mut cache, &ids[..5]));
+        got.extend(to_vec(&step(&mut cache, &ids[5..])));
         (got, to_vec(&decoder.hidden(&Batch::causal(ids.clone(), 1))))
     };
     let (steps, whole) = run(&model);

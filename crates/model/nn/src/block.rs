@@ -10,11 +10,12 @@ use crate::attention::AttentionSpec;
 use crate::batch::Batch;
 use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
-use crate::layer::{Layer, Pass, Reach};
+use crate::layer::{Layer, LayerState, Pass, Reach};
 use crate::layers::LayerSpec;
 use crate::module::{Module, Piece};
 use crate::norm::{Norm, NormSpec, Stream};
 use crate::param::ParamMut;
+use crate::relative::Relative;
 use crate::router::Routing;
 use crate::source::Scope;
 
@@ -23,8 +24,12 @@ use crate::source::Scope;
 pub enum Layout {
     /// `x += f(norm(x))` for each layer.
     PreNorm,
+    /// The same, but the first layer has no norm: the embedding's stands right before it (ModernBERT).
+    PreNormButFirst,
     /// `x = norm(x + f(x))` for each layer.
     PostNorm,
+    /// `x = n + f(n)` with `n = norm(x)` for each layer (BLOOM, as an option).
+    NormedResidual,
     /// `x += norm'(f(norm(x)))` for each layer (Gemma 2).
     Sandwich,
     /// `x += Σ f(norm(x))`, each layer with a norm of its own (GPT-NeoX).
@@ -94,8 +99,13 @@ impl Block {
             let mut norm = |wanted: bool, part: &str| {
                 wanted.then(|| scope.norm(&format!("{name}{part}"), spec.norm, d_model)).transpose()
             };
-            let before =
-                norm(spec.layout != Layout::PostNorm && (i == 0 || spec.layout != Layout::ParallelShared), "_norm")?;
+            let has_norm = match spec.layout {
+                Layout::PostNorm => false,
+                Layout::PreNormButFirst => i > 0,
+                Layout::ParallelShared => i == 0,
+                _ => true,
+            };
+            let before = norm(has_norm, "_norm")?;
             let after = match spec.layout {
                 Layout::PostNorm => norm(true, "_norm")?,
                 Layout::Sandwich => norm(true, "_post_norm")?,
@@ -109,7 +119,11 @@ impl Block {
 
     pub(crate) fn forward(&self, stream: &mut Stream, pass: &mut Pass<'_, '_>) {
         match self.layout {
-            Layout::PreNorm | Layout::PostNorm | Layout::Sandwich => self.in_turn(stream, pass),
+            Layout::PreNorm
+            | Layout::PreNormButFirst
+            | Layout::PostNorm
+            | Layout::NormedResidual
+            | Layout::Sandwich => self.in_turn(stream, pass),
             Layout::Parallel | Layout::ParallelShared => self.side_by_side(stream, pass),
         }
     }
@@ -121,6 +135,9 @@ impl Block {
                 Some(norm) => stream.norm(norm),
                 None => stream.value(),
             };
+            if self.layout == Layout::NormedResidual {
+                *stream = Stream::new(x.clone());
+            }
             let y = part.layer.forward(x, pass);
             match (&part.after, self.layout) {
                 (Some(norm), Layout::PostNorm) => {
@@ -156,27 +173,39 @@ impl Block {
         let mut plain = self.clone();
         let mut parameters = plain.params_mut();
         let trainable: Vec<bool> = parameters.iter().map(ParamMut::trainable).collect();
-        let leaves: Vec<Tensor<1>> = parameters.iter().filter_map(ParamMut::leaf).collect();
+        let mut leaves: Vec<Tensor<1>> = parameters.iter().filter_map(ParamMut::leaf).collect();
         parameters.iter_mut().for_each(|p| p.set_trainable(false));
         drop(parameters);
+        // The stack's relative positions are a parameter of each of its blocks.
+        let (relative, learns) = (pass.relative.clone(), pass.relative.as_ref().is_some_and(|r| r.table.trainable()));
+        leaves.extend(relative.iter().filter(|_| learns).map(|r| cupola_ops::unranked(r.table.value())));
+        let relative = relative.map(|mut relative| {
+            relative.table.set_trainable(false);
+            relative
+        });
         let (positions, batch, precision) = (Arc::clone(&pass.positions), batch.clone(), pass.precision);
-        let run = move |block: &Block, x: Tensor<2>| {
-            let reach = Reach::Batch(&batch);
-            let positions = Arc::clone(&positions);
-            let mut pass = Pass { positions, reach, precision, slot: 0, extra: vec![], routing: vec![] };
+        let run = move |block: &Block, relative: Option<Relative>, x: Tensor<2>| {
+            let (positions, reach) = (Arc::clone(&positions), Reach::Batch(&batch));
+            let (extra, routing) = (vec![], vec![]);
+            let mut pass = Pass { positions, reach, precision, memory: None, relative, slot: 0, extra, routing };
             let mut stream = Stream::new(x);
             block.forward(&mut stream, &mut pass);
             Results { stream: stream.value(), routing: pass.routing, extra: pass.extra }
         };
         let inner = if x.is_autodiff() { x.clone().inner() } else { x.clone() };
-        let plan = run(&plain, inner);
+        let plan = run(&plain, relative.clone(), inner);
         let part: Arc<Part> = Arc::new(move |x| {
             let mut fresh = plain.clone();
             let mut parameters = fresh.params_mut();
             parameters.iter_mut().zip(&trainable).for_each(|(p, trainable)| p.set_trainable(*trainable));
-            let leaves = parameters.iter().filter_map(ParamMut::leaf).collect();
+            let mut leaves: Vec<Tensor<1>> = parameters.iter().filter_map(ParamMut::leaf).collect();
             drop(parameters);
-            (run(&fresh, x).joined(), leaves)
+            let mut relative = relative.clone();
+            if let Some(relative) = relative.as_mut().filter(|_| learns) {
+                relative.table.set_trainable(true);
+                leaves.push(cupola_ops::unranked(relative.table.value()));
+            }
+            (run(&fresh, relative, x).joined(), leaves)
         });
         let Results { stream, routing, extra } = plan.split(cupola_ops::recompute(x, plan.joined(), &leaves, part));
         pass.routing.extend(routing);
@@ -219,6 +248,15 @@ impl Results {
         let routing = self.routing.iter().map(|r| Routing { logits: next(r.logits.dims()[1]), ..r.clone() }).collect();
         let extra = self.extra.iter().map(|_| next(1).narrow(0, 0, 1).reshape([1])).collect();
         Self { stream, routing, extra }
+    }
+}
+
+impl Block {
+    /// Lets its layers compute what they need of an encoder's output, `[Ts, D]`.
+    pub(crate) fn remember(&self, memory: &Tensor<2>, states: &mut [LayerState]) {
+        for (part, state) in self.parts.iter().zip(&mut states[self.slot..]) {
+            part.layer.remember(memory, state);
+        }
     }
 }
 

@@ -17,7 +17,7 @@ pub struct RopeSpec {
 }
 
 /// Stretches of rotary positions.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RopeScaling {
     /// None.
     None,
@@ -25,6 +25,42 @@ pub enum RopeScaling {
     Linear {
         /// The divisor.
         factor: f64,
+    },
+    /// High frequencies kept, low ones divided by a factor, those between blended by how often they turn within the original
+    /// context (Peng et al. 2023, YaRN).
+    Yarn {
+        /// The divisor of the low frequencies.
+        factor: f64,
+        /// Frequencies that turn more often than this are kept.
+        beta_fast: f64,
+        /// Frequencies that turn less often than this are divided.
+        beta_slow: f64,
+        /// Whether the bounds between them are rounded to whole pairs.
+        truncate: bool,
+        /// What cosines and sines are multiplied by.
+        attention_factor: f64,
+        /// The context that the model was first trained on.
+        original_max_seq_len: f64,
+    },
+    /// A base that grows with the sequence once that is longer than the original context (dynamic NTK scaling, as transformers
+    /// has it).
+    Dynamic {
+        /// How much longer the context becomes.
+        factor: f64,
+        /// The context that the model was first trained on.
+        original_max_seq_len: f64,
+    },
+    /// Each frequency divided by a number of its own, other numbers for sequences longer than the original context (Ding et
+    /// al. 2024, LongRoPE).
+    Long {
+        /// The divisors of short sequences.
+        short: Vec<f64>,
+        /// The divisors of long ones.
+        long: Vec<f64>,
+        /// What cosines and sines are multiplied by.
+        attention_factor: f64,
+        /// The context that the model was first trained on.
+        original_max_seq_len: f64,
     },
     /// Low frequencies divided by a factor, high ones kept, those between blended (Llama 3.1).
     Llama3 {
@@ -37,94 +73,90 @@ pub enum RopeScaling {
         /// The context that the model was first trained on.
         original_max_seq_len: f64,
     },
-    /// Low frequencies divided by a factor, high ones kept, those between blended by their number, and everything that is
-    /// rotated made longer (YaRN, Peng et al. 2023).
-    Yarn {
-        /// The divisor of the low frequencies.
-        factor: f64,
-        /// Turns within the original context from which on a frequency is kept.
-        beta_fast: f64,
-        /// Turns within the original context up to which a frequency is divided.
-        beta_slow: f64,
-        /// The context that the model was first trained on.
-        original_max_seq_len: f64,
-        /// What cosines and sines are multiplied by.
-        attention_factor: f64,
-        /// Whether the ends of the blend are rounded to whole frequencies, outwards.
-        truncate: bool,
-    },
 }
 
 impl RopeSpec {
-    /// The angular frequency of each pair.
-    fn frequencies(&self) -> Vec<f64> {
-        let half = self.rotary_dim / 2;
-        (0..half)
-            .map(|i| {
-                let f = self.theta.powf(-(2.0 * i as f64) / self.rotary_dim as f64);
-                match self.scaling {
-                    RopeScaling::None => f,
-                    RopeScaling::Linear { factor } => f / factor,
-                    RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_seq_len } => {
-                        let wavelength = std::f64::consts::TAU / f;
-                        if wavelength < original_max_seq_len / high_freq_factor {
-                            f
-                        } else if wavelength > original_max_seq_len / low_freq_factor {
-                            f / factor
-                        } else {
-                            let smooth = (original_max_seq_len / wavelength - low_freq_factor)
-                                / (high_freq_factor - low_freq_factor);
-                            (1.0 - smooth) * f / factor + smooth * f
-                        }
+    /// The angular frequency of each pair, for sequences of `len`.
+    fn frequencies(&self, len: usize) -> Vec<f64> {
+        let (half, len) = (self.rotary_dim / 2, len as f64);
+        let plain = |theta: f64, i: usize| theta.powf(-(2.0 * i as f64) / self.rotary_dim as f64);
+        let all = |theta: f64| (0..half).map(move |i| plain(theta, i));
+        match &self.scaling {
+            RopeScaling::None => all(self.theta).collect(),
+            RopeScaling::Linear { factor } => all(self.theta).map(|f| f / factor).collect(),
+            RopeScaling::Dynamic { factor, original_max_seq_len } => {
+                let grown = (factor * len.max(*original_max_seq_len) / original_max_seq_len) - (factor - 1.0);
+                let dim = self.rotary_dim as f64;
+                all(self.theta * grown.powf(dim / (dim - 2.0))).collect()
+            }
+            RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, original_max_seq_len, .. } => {
+                let dim = self.rotary_dim as f64;
+                // The pair whose frequency turns so often within the original context.
+                let pair = |turns: f64| {
+                    dim * (original_max_seq_len / (turns * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln())
+                };
+                let (low, high) = (pair(*beta_fast), pair(*beta_slow));
+                let (low, high) = if *truncate { (low.floor(), high.ceil()) } else { (low, high) };
+                let (low, high) = (low.max(0.0), high.min(dim - 1.0));
+                let width = if high == low { 0.001 } else { high - low };
+                let divided = |i: usize| ((i as f64 - low) / width).clamp(0.0, 1.0);
+                all(self.theta).enumerate().map(|(i, f)| f / factor * divided(i) + f * (1.0 - divided(i))).collect()
+            }
+            RopeScaling::Long { short, long, original_max_seq_len, .. } => {
+                let divisors = if len > *original_max_seq_len { long } else { short };
+                all(self.theta).zip(divisors).map(|(f, divisor)| f / divisor).collect()
+            }
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_seq_len } => {
+                let one = |f: f64| {
+                    let wavelength = std::f64::consts::TAU / f;
+                    if wavelength < original_max_seq_len / high_freq_factor {
+                        f
+                    } else if wavelength > original_max_seq_len / low_freq_factor {
+                        f / factor
+                    } else {
+                        let smooth = (original_max_seq_len / wavelength - low_freq_factor)
+                            / (high_freq_factor - low_freq_factor);
+                        (1.0 - smooth) * f / factor + smooth * f
                     }
-                    RopeScaling::Yarn { factor, .. } => {
-                        let kept = 1.0 - self.yarn_share(i);
-                        (1.0 - kept) * f / factor + kept * f
-                    }
-                }
-            })
-            .collect()
-    }
-
-    /// How far frequency `i` is on the way from kept, 0, to divided, 1.
-    fn yarn_share(&self, i: usize) -> f64 {
-        let RopeScaling::Yarn { beta_fast, beta_slow, original_max_seq_len, truncate, .. } = self.scaling else {
-            return 0.0;
-        };
-        let dim = self.rotary_dim as f64;
-        // The frequency that turns so often within the original context.
-        let turning =
-            |turns: f64| dim * (original_max_seq_len / (turns * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln());
-        let (mut low, mut high) = (turning(beta_fast), turning(beta_slow));
-        if truncate {
-            (low, high) = (low.floor(), high.ceil());
+                };
+                all(self.theta).map(one).collect()
+            }
         }
-        (low, high) = (low.max(0.0), high.min(dim - 1.0));
-        if low == high {
-            high += 0.001;
-        }
-        ((i as f64 - low) / (high - low)).clamp(0.0, 1.0)
     }
 
     /// What cosines and sines are multiplied by.
-    fn length(&self) -> f64 {
+    fn amplitude(&self) -> f64 {
         match self.scaling {
-            RopeScaling::Yarn { attention_factor, .. } => attention_factor,
+            RopeScaling::Long { attention_factor, .. } | RopeScaling::Yarn { attention_factor, .. } => attention_factor,
             _ => 1.0,
         }
     }
 
-    /// Cosines and sines for the positions before `end`.
-    fn angles(&self, end: usize) -> RopeAngles {
-        let frequencies = self.frequencies();
-        let all = (0..end).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
-        let length = self.length();
-        let (cos, sin) = all.map(|a| ((length * a.cos()) as f32, (length * a.sin()) as f32)).unzip();
+    /// The sequences whose angles are those of sequences of `len`: the table for them holds as many positions.
+    fn table_len(&self, len: usize) -> usize {
+        let grown = len.next_power_of_two();
+        match &self.scaling {
+            RopeScaling::Dynamic { original_max_seq_len, .. } if len as f64 > *original_max_seq_len => len,
+            RopeScaling::Dynamic { original_max_seq_len, .. } => grown.min(*original_max_seq_len as usize),
+            RopeScaling::Long { original_max_seq_len, .. } if len as f64 <= *original_max_seq_len => {
+                grown.min(*original_max_seq_len as usize)
+            }
+            _ => grown,
+        }
+    }
+
+    /// Cosines and sines for the positions before `len`.
+    fn angles(&self, len: usize) -> RopeAngles {
+        let frequencies = if len == 0 { vec![] } else { self.frequencies(len) };
+        let amplitude = self.amplitude();
+        let all = (0..len).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
+        let (cos, sin) = all.map(|a| ((a.cos() * amplitude) as f32, (a.sin() * amplitude) as f32)).unzip();
         RopeAngles { cos, sin, rotary_dim: self.rotary_dim }
     }
 }
 
-/// The angles of all positions so far; the table grows as positions are asked for.
+/// The angles of all positions so far; the table grows as positions are asked for, and is made anew where angles depend on the
+/// sequence's length.
 #[derive(Debug)]
 pub struct Angles {
     spec: RopeSpec,
@@ -132,7 +164,8 @@ pub struct Angles {
 }
 
 impl Angles {
-    pub(crate) fn new(spec: RopeSpec) -> Self {
+    /// No angles yet.
+    pub fn new(spec: RopeSpec) -> Self {
         let empty = Arc::new(spec.angles(0));
         Self { spec, table: Mutex::new((0, empty)) }
     }
@@ -144,51 +177,12 @@ impl Angles {
     /// A table of at least the positions before `end`.
     pub fn upto(&self, end: usize) -> Arc<RopeAngles> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if table.0 < end {
-            let len = end.next_power_of_two();
+        let len = self.spec.table_len(end);
+        let by_length = matches!(self.spec.scaling, RopeScaling::Dynamic { .. } | RopeScaling::Long { .. });
+        let len = len.max(end);
+        if table.0 < len || (by_length && table.0 != len) {
             *table = (len, Arc::new(self.spec.angles(len)));
         }
         Arc::clone(&table.1)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Frequencies and the length of what is rotated as transformers 5.24 computes them (`ROPE_INIT_FUNCTIONS["yarn"]`).
-    #[test]
-    fn yarn_equals_the_reference() {
-        let scaling = |factor, original_max_seq_len, beta: [f64; 2], attention_factor, truncate| RopeScaling::Yarn {
-            factor,
-            beta_fast: beta[0],
-            beta_slow: beta[1],
-            original_max_seq_len,
-            attention_factor,
-            truncate,
-        };
-        let rounded =
-            [1.0, 2.371708155e-1, 4.999999702e-2, 7.905694656e-3, 2.5e-3, 7.905694656e-4, 2.5e-4, 7.905694656e-5];
-        let exact = [
-            1.0,
-            2.874085903e-1,
-            4.244179651e-2,
-            3.952847328e-3,
-            1.249999972e-3,
-            3.952847328e-4,
-            1.250000059e-4,
-            3.952847328e-5,
-        ];
-        for (scaling, want) in [
-            (scaling(4.0, 64.0, [32.0, 1.0], 1.138629436111989, true), rounded),
-            (scaling(8.0, 256.0, [16.0, 2.0], 0.9017839869787123, false), exact),
-        ] {
-            let spec = RopeSpec { theta: 10_000.0, rotary_dim: 16, scaling };
-            let got = spec.frequencies();
-            assert!(got.iter().zip(want).all(|(got, want)| (got / want - 1.0).abs() < 1e-6), "{got:?}");
-            let angles = spec.angles(2);
-            assert!(angles.cos[..8].iter().all(|cos| f64::from(*cos) == f64::from(spec.length() as f32)));
-            assert!((f64::from(angles.sin[9]) - spec.length() * want[1].sin()).abs() < 1e-6);
-        }
     }
 }

@@ -75,8 +75,12 @@ impl Router {
 
     /// Each token's experts `[N · k]` and their weights `[N, k]`: x `[N, D]`. The product is in 32 bits.
     pub(crate) fn choose(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>) -> (Arc<[u32]>, Tensor<2>) {
+        self.choose_from(cupola_ops::linear(x, self.weight.value(), None, Precision::F32), pass)
+    }
+
+    /// The same by logits, `[N, E]`.
+    pub(crate) fn choose_from(&self, logits: Tensor<2>, pass: &mut Pass<'_, '_>) -> (Arc<[u32]>, Tensor<2>) {
         let spec = &self.spec;
-        let logits = cupola_ops::linear(x, self.weight.value(), None, Precision::F32); // [N, E]
         let scores = cupola_ops::router_scores(logits.clone(), spec.scores);
         let bias = self.bias.as_ref().map(|bias| cupola_ops::to_vec(&bias.value()));
         let chosen = match spec.groups {
