@@ -29,13 +29,17 @@ struct Case {
 fn case(name: &str) -> Case {
     match name {
         "S" => Case { family: "llama", d_model: 288, layers: 6, heads: 6, d_ff: 768, vocab: 8192, seq: 256, batch: 16 },
+        // A mixture of experts as wide as S for each token: two of eight, half as wide.
+        "E" => {
+            Case { family: "mixtral", d_model: 288, layers: 6, heads: 6, d_ff: 384, vocab: 8192, seq: 256, batch: 16 }
+        }
         "L" => {
             Case { family: "llama", d_model: 512, layers: 8, heads: 8, d_ff: 1376, vocab: 8192, seq: 4096, batch: 1 }
         }
         "M" => {
             Case { family: "gpt2", d_model: 768, layers: 12, heads: 12, d_ff: 3072, vocab: 50257, seq: 512, batch: 2 }
         }
-        other => panic!("there is no case {other}: S, M or L"),
+        other => panic!("there is no case {other}: S, E, M or L"),
     }
 }
 

@@ -378,3 +378,35 @@ fn one_line(text: &str) -> String {
     let flat: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
     flat.chars().take(160).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_holds_the_biases_of_routers() {
+        let load = || {
+            let mut model =
+                Model::load(&cupola_testkit::fixture("deepseek-v3"), &burn::tensor::Device::flex()).unwrap();
+            model.set_trainable(|_| true);
+            model
+        };
+        let (mut model, mut fresh) = (load(), load());
+        model.routers()[0].balance(&[9, 1, 1, 1, 1, 1, 1, 1]);
+        let mut optimizer = Optimizer::new(&OptimizerConfig::default()).unwrap();
+        let saved = Saved {
+            step: 1,
+            tokens: 1,
+            seconds: 0.0,
+            train_seconds: 0.0,
+            recent_losses: vec![],
+            position: Value::Null,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        write_checkpoint(&mut model, &optimizer, &saved, dir.path()).unwrap();
+        assert_ne!(fresh.state(), model.state());
+        restore(&mut fresh, &mut optimizer, dir.path()).unwrap();
+        assert_eq!(fresh.state(), model.state());
+    }
+}
