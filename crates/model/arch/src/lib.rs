@@ -1,9 +1,13 @@
 //! Families of models: one file each with its configuration and its weight names, and model directories.
 
 mod adapter;
+mod albert;
 mod bart;
+mod bert;
 mod bloom;
 mod config;
+mod distilbert;
+mod electra;
 mod falcon;
 mod family;
 mod fused;
@@ -11,10 +15,13 @@ mod gemma2;
 mod gemma3;
 mod gpt2;
 mod gpt_neox;
+mod led;
 mod likeness;
 mod llama;
+mod longformer;
 mod mistral;
 mod model;
+mod modernbert;
 mod mt5;
 mod names;
 mod network;
@@ -24,10 +31,12 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod rearrange;
+mod roberta;
 mod seq2seq;
 mod source;
 mod switch;
 mod t5;
+mod tasks;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
@@ -56,5 +65,14 @@ pub const ALL: &[&dyn Family] = &[
     &mt5::Mt5,
     &switch::SwitchTransformers,
     &bart::Bart,
+    &led::Led,
     &pegasus::Pegasus,
+    &bert::Bert,
+    &roberta::ROBERTA,
+    &roberta::XLM_ROBERTA,
+    &albert::Albert,
+    &distilbert::DistilBert,
+    &electra::Electra,
+    &modernbert::ModernBert,
+    &longformer::Longformer,
 ];

@@ -4,15 +4,16 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
-use cupola_nn::{Decoder, EncoderDecoder, Module, Piece};
+use cupola_nn::{Decoder, Encoder, EncoderDecoder, Module, Piece};
 use serde_json::{Map, Value, json};
 
 use crate::ALL;
 use crate::config::{ConfigJson, token_list};
 use crate::family::{Family, Sizes};
 use crate::names::Names;
-use crate::network::{Network, Spec, no_decoder};
+use crate::network::{Network, Spec, wrong_kind};
 use crate::source::{Checkpoint, Fresh};
+use crate::tasks;
 
 /// A network with the family it belongs to.
 #[derive(Clone)]
@@ -100,7 +101,7 @@ impl Model {
         let network = spec.build(&mut source)?;
         // Files of tied models may have the output layer nevertheless.
         let head = if spec.tie_embeddings() { names.in_file("head.weight").ok() } else { None };
-        source.finish(|name| head.as_deref() == Some(name))?;
+        source.finish(|name| head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
         Ok(Self { network, spec, family, config, int8_group: group })
     }
 
@@ -149,7 +150,18 @@ impl Model {
     pub fn decoder(&self) -> Result<&Decoder> {
         match &self.network {
             Network::Decoder(decoder) => Ok(decoder),
-            Network::EncoderDecoder(_) => Err(no_decoder()),
+            _ => Err(wrong_kind("a model that predicts the next token")),
+        }
+    }
+
+    /// The encoder that it is.
+    ///
+    /// # Errors
+    /// A model of another kind.
+    pub fn encoder(&self) -> Result<&Encoder> {
+        match &self.network {
+            Network::Encoder(encoder) => Ok(encoder),
+            _ => Err(wrong_kind("an encoder")),
         }
     }
 
@@ -160,8 +172,7 @@ impl Model {
     pub fn encoder_decoder(&self) -> Result<&EncoderDecoder> {
         match &self.network {
             Network::EncoderDecoder(network) => Ok(network),
-            Network::Decoder(_) => Err(Error::failed("this model is no encoder-decoder")
-                .with_hint("what you ask for needs one, for example `t5` or `bart`")),
+            _ => Err(wrong_kind("an encoder-decoder")),
         }
     }
 
@@ -235,7 +246,8 @@ fn describe(config: &Map<String, Value>) -> Result<(&'static dyn Family, Spec)> 
         .and_then(Value::as_str)
         .ok_or_else(|| Error::failed("config.json does not say its `model_type`"))?;
     let family = family(model_type)?;
-    Ok((family, family.read(&ConfigJson { values: config })?))
+    let config = ConfigJson { values: config };
+    Ok((family, tasks::on_decoder(&config, family.read(&config)?)?))
 }
 
 /// The configuration of a fresh model, and what it describes.

@@ -2,7 +2,10 @@
 
 use burn::tensor::Device;
 use cupola_artifact::{Error, Result};
-use cupola_nn::{Decoder, DecoderSpec, EncoderDecoder, EncoderDecoderSpec, Module, Piece, StackSpec, WeightSource};
+use cupola_nn::{
+    Decoder, DecoderSpec, Encoder, EncoderDecoder, EncoderDecoderSpec, EncoderSpec, Module, Piece, StackSpec,
+    WeightSource,
+};
 use cupola_ops::Precision;
 
 /// The numbers that make a network.
@@ -12,12 +15,8 @@ pub enum Spec {
     Decoder(DecoderSpec),
     /// Reads a text whole and writes another.
     EncoderDecoder(EncoderDecoderSpec),
-}
-
-/// The error of a network that is no decoder.
-pub(crate) fn no_decoder() -> Error {
-    Error::failed("this model is an encoder-decoder: it writes an answer to a text and does not continue one")
-        .with_hint("what you ask for needs a decoder-only model, for example `llama`")
+    /// Reads whole texts.
+    Encoder(EncoderSpec),
 }
 
 impl Spec {
@@ -26,6 +25,7 @@ impl Spec {
         match self {
             Spec::Decoder(spec) => &spec.stack,
             Spec::EncoderDecoder(spec) => &spec.encoder,
+            Spec::Encoder(spec) => &spec.stack,
         }
     }
 
@@ -34,6 +34,7 @@ impl Spec {
         match self {
             Spec::Decoder(spec) => spec.tie_embeddings,
             Spec::EncoderDecoder(spec) => spec.tie_embeddings,
+            Spec::Encoder(spec) => spec.tie_embeddings(),
         }
     }
 
@@ -42,6 +43,7 @@ impl Spec {
         match self {
             Spec::Decoder(spec) => spec.layers(),
             Spec::EncoderDecoder(spec) => spec.encoder.layers() + spec.decoder.layers(),
+            Spec::Encoder(spec) => spec.stack.layers(),
         }
     }
 
@@ -50,6 +52,7 @@ impl Spec {
         match self {
             Spec::Decoder(spec) => spec.parameters(),
             Spec::EncoderDecoder(spec) => spec.parameters(),
+            Spec::Encoder(spec) => spec.parameters(),
         }
     }
 
@@ -60,15 +63,37 @@ impl Spec {
     pub fn decoder(&self) -> Result<&DecoderSpec> {
         match self {
             Spec::Decoder(spec) => Ok(spec),
-            Spec::EncoderDecoder(_) => Err(no_decoder()),
+            _ => Err(wrong_kind("a model that predicts the next token")),
+        }
+    }
+
+    /// The encoder's numbers.
+    ///
+    /// # Errors
+    /// A network of another kind.
+    pub fn encoder(&self) -> Result<&EncoderSpec> {
+        match self {
+            Spec::Encoder(spec) => Ok(spec),
+            _ => Err(wrong_kind("an encoder")),
+        }
+    }
+
+    /// The encoder-decoder's numbers.
+    ///
+    /// # Errors
+    /// A network of another kind.
+    pub fn encoder_decoder(&self) -> Result<&EncoderDecoderSpec> {
+        match self {
+            Spec::EncoderDecoder(spec) => Ok(spec),
+            _ => Err(wrong_kind("an encoder-decoder")),
         }
     }
 
     /// The token that a decoder's text begins with, where an encoder reads what comes before.
     pub fn start(&self) -> Option<u32> {
         match self {
-            Spec::Decoder(_) => None,
             Spec::EncoderDecoder(spec) => Some(spec.start),
+            _ => None,
         }
     }
 
@@ -77,6 +102,7 @@ impl Spec {
         match self {
             Spec::Decoder(spec) => (spec.bos, &spec.eos, spec.pad),
             Spec::EncoderDecoder(spec) => (spec.bos, &spec.eos, spec.pad),
+            Spec::Encoder(spec) => (spec.bos, &spec.eos, spec.pad),
         }
     }
 
@@ -88,8 +114,15 @@ impl Spec {
         match self {
             Spec::Decoder(spec) => Ok(Network::Decoder(Decoder::build(spec.clone(), source)?)),
             Spec::EncoderDecoder(spec) => Ok(Network::EncoderDecoder(EncoderDecoder::build(spec.clone(), source)?)),
+            Spec::Encoder(spec) => Ok(Network::Encoder(Encoder::build(spec.clone(), source)?)),
         }
     }
+}
+
+/// An error about a model that is of another kind than is asked for.
+pub(crate) fn wrong_kind(wanted: &str) -> Error {
+    Error::failed(format!("this wants {wanted}, and the model is none"))
+        .with_hint("`architectures` and `model_type` in its config.json say what it is")
 }
 
 /// A network.
@@ -99,6 +132,8 @@ pub enum Network {
     Decoder(Decoder),
     /// Reads a text whole and writes another.
     EncoderDecoder(EncoderDecoder),
+    /// Reads whole texts.
+    Encoder(Encoder),
 }
 
 impl Network {
@@ -107,6 +142,7 @@ impl Network {
         match self {
             Network::Decoder(network) => network.device(),
             Network::EncoderDecoder(network) => network.device(),
+            Network::Encoder(network) => network.device(),
         }
     }
 
@@ -115,6 +151,7 @@ impl Network {
         match self {
             Network::Decoder(network) => network.precision(),
             Network::EncoderDecoder(network) => network.precision(),
+            Network::Encoder(network) => network.precision(),
         }
     }
 
@@ -123,6 +160,7 @@ impl Network {
         match self {
             Network::Decoder(network) => network.set_precision(precision),
             Network::EncoderDecoder(network) => network.set_precision(precision),
+            Network::Encoder(network) => network.set_precision(precision),
         }
     }
 
@@ -131,6 +169,7 @@ impl Network {
         match self {
             Network::Decoder(network) => network.set_recompute(on),
             Network::EncoderDecoder(network) => network.set_recompute(on),
+            Network::Encoder(network) => network.set_recompute(on),
         }
     }
 }
@@ -140,6 +179,7 @@ impl Module for Network {
         match self {
             Network::Decoder(network) => network.pieces(out),
             Network::EncoderDecoder(network) => network.pieces(out),
+            Network::Encoder(network) => network.pieces(out),
         }
     }
 }

@@ -22,6 +22,10 @@ pub struct Batch {
     pub real: Option<Arc<[bool]>>,
     /// Rows.
     pub batch: usize,
+    /// The places in `[B · T]` of the rows' texts, where rows hold one text and padding; empty where they are full.
+    pub texts: Arc<[Range<usize>]>,
+    /// Which tokens attend everything and are attended by everything where others see a window, `[B · T]`.
+    pub global: Option<Arc<[bool]>>,
 }
 
 impl Batch {
@@ -29,7 +33,7 @@ impl Batch {
     pub fn causal(ids: Vec<u32>, batch: usize) -> Self {
         let seq = ids.len() / batch;
         let positions = (0..batch).flat_map(|_| 0..seq as u32).collect();
-        Self { mask: Mask::causal(batch, seq), positions, ids: ids.into(), types: None, real: None, batch }
+        Self::of(ids, batch, positions, Mask::causal(batch, seq))
     }
 
     /// Rows that hold several segments, each attending only its own past; `segments` numbers them, `[B · T]`.
@@ -42,22 +46,39 @@ impl Batch {
         Self::of_segments(ids, batch, segments, Mask::segments)
     }
 
-    /// Rows of which a part of each holds text and the rest is padding: all tokens attend the text, none the padding.
-    /// Positions count from the left edge.
-    pub fn filled(ids: Vec<u32>, real: &[Range<usize>]) -> Self {
-        let (batch, seq) = (real.len(), ids.len() / real.len().max(1));
-        let positions = (0..batch).flat_map(|_| 0..seq as u32).collect();
-        let ends =
-            |end: fn(&Range<usize>) -> usize| real.iter().flat_map(move |r| std::iter::repeat_n(end(r) as u32, seq));
-        let mask = Mask { lo: ends(|r| r.start).collect(), hi: ends(|r| r.end).collect() };
-        Self { ids: ids.into(), positions, types: None, real: None, mask, batch }
-    }
-
     fn of_segments(ids: Vec<u32>, batch: usize, segments: &[u32], mask: fn(&[u32], usize) -> Mask) -> Self {
         let seq = ids.len() / batch;
         let starts = Mask::segments(segments, seq);
         let positions = starts.lo.iter().enumerate().map(|(i, lo)| (i % seq) as u32 - lo).collect();
-        Self { mask: mask(segments, seq), positions, ids: ids.into(), types: None, real: None, batch }
+        Self::of(ids, batch, positions, mask(segments, seq))
+    }
+
+    fn of(ids: Vec<u32>, batch: usize, positions: Arc<[u32]>, mask: Mask) -> Self {
+        let (ids, texts) = (ids.into(), Arc::new([]));
+        Self { ids, positions, types: None, mask, real: None, batch, texts, global: None }
+    }
+
+    /// Rows that hold one text each, at these places of their rows, and padding. All of a row attends the text: what
+    /// is computed for padding goes nowhere but where a head reads it. Positions begin with the text, or where
+    /// `count_padding` with the row.
+    pub fn padded(ids: Vec<u32>, texts: &[Range<usize>], count_padding: bool) -> Self {
+        let (batch, seq) = (texts.len(), ids.len() / texts.len().max(1));
+        let first = |row: usize| if count_padding { 0 } else { texts[row].start };
+        let positions = (0..batch * seq).map(|i| (i % seq).saturating_sub(first(i / seq)) as u32).collect();
+        let ends = |f: fn(&Range<usize>) -> usize| {
+            texts.iter().flat_map(|text| std::iter::repeat_n(f(text) as u32, seq)).collect::<Arc<[u32]>>()
+        };
+        let mask = Mask { lo: ends(|text| text.start), hi: ends(|text| text.end) };
+        let texts = texts.iter().enumerate().map(|(row, text)| row * seq + text.start..row * seq + text.end).collect();
+        Self { texts, ..Self::of(ids, batch, positions, mask) }
+    }
+
+    /// The places of the rows' texts in `[B · T]`.
+    pub fn texts(&self) -> Vec<Range<usize>> {
+        match self.texts.is_empty() {
+            true => (0..self.batch).map(|row| row * self.seq()..(row + 1) * self.seq()).collect(),
+            false => self.texts.to_vec(),
+        }
     }
 
     /// Tokens per row.

@@ -24,6 +24,8 @@ use crate::source::Scope;
 pub enum Layout {
     /// `x += f(norm(x))` for each layer.
     PreNorm,
+    /// The same, but the first layer has no norm: the embedding's stands right before it (ModernBERT).
+    PreNormButFirst,
     /// `x = norm(x + f(x))` for each layer.
     PostNorm,
     /// `x = n + f(n)` with `n = norm(x)` for each layer (BLOOM, as an option).
@@ -97,8 +99,13 @@ impl Block {
             let mut norm = |wanted: bool, part: &str| {
                 wanted.then(|| scope.norm(&format!("{name}{part}"), spec.norm, d_model)).transpose()
             };
-            let before =
-                norm(spec.layout != Layout::PostNorm && (i == 0 || spec.layout != Layout::ParallelShared), "_norm")?;
+            let has_norm = match spec.layout {
+                Layout::PostNorm => false,
+                Layout::PreNormButFirst => i > 0,
+                Layout::ParallelShared => i == 0,
+                _ => true,
+            };
+            let before = norm(has_norm, "_norm")?;
             let after = match spec.layout {
                 Layout::PostNorm => norm(true, "_norm")?,
                 Layout::Sandwich => norm(true, "_post_norm")?,
@@ -112,9 +119,11 @@ impl Block {
 
     pub(crate) fn forward(&self, stream: &mut Stream, pass: &mut Pass<'_, '_>) {
         match self.layout {
-            Layout::PreNorm | Layout::PostNorm | Layout::NormedResidual | Layout::Sandwich => {
-                self.in_turn(stream, pass)
-            }
+            Layout::PreNorm
+            | Layout::PreNormButFirst
+            | Layout::PostNorm
+            | Layout::NormedResidual
+            | Layout::Sandwich => self.in_turn(stream, pass),
             Layout::Parallel | Layout::ParallelShared => self.side_by_side(stream, pass),
         }
     }

@@ -46,6 +46,14 @@ impl CrossAttentionSpec {
 }
 
 impl LayerKind for CrossAttentionSpec {
+    fn about(&self) -> String {
+        "attention to the encoder".into()
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some("keys and values of the encoder's text")
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let wide = [self.width(), d_model];
         Ok(Box::new(CrossAttention {

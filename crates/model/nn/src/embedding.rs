@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Bool, Tensor, TensorData};
 use cupola_artifact::Result;
 
 use crate::linear::Linear;
@@ -59,7 +59,8 @@ pub struct EmbeddingSpec {
     pub relative: Option<RelativeSpec>,
     /// Whether the tokens' vectors are another stack's.
     pub shared: bool,
-    /// The token whose vector learns nothing from where it stands.
+    /// The padding token, whose vector is not learned where it is looked up; where positions have an offset and do not
+    /// count padding, it stands at the one before the first.
     pub padding: Option<u32>,
 }
 
@@ -127,7 +128,7 @@ impl Embedding {
         positions: &Arc<[u32]>,
         types: Option<&Arc<[u32]>>,
     ) -> Tensor<2> {
-        let mut x = self.looked_up(table, ids);
+        let mut x = self.unlearned(cupola_ops::embedding(table, ids), ids);
         if let Some(scale) = self.spec.scale {
             x = x.mul_scalar(scale);
         }
@@ -139,11 +140,16 @@ impl Embedding {
             x = x + cupola_ops::embedding(table.value(), &types);
         }
         if let (Some(table), Some(spec)) = (&self.positions, self.spec.positions) {
-            let rows = match spec.offset {
-                0 => Arc::clone(positions),
-                offset => positions.iter().map(|p| p + offset as u32).collect(),
+            let places = || positions.iter().zip(ids.iter());
+            let padded = |id: u32| !spec.count_padding && self.spec.padding == Some(id);
+            x = x + match spec.offset as u32 {
+                0 => cupola_ops::embedding(table.value(), positions),
+                offset => {
+                    let rows = places().map(|(p, id)| if padded(*id) { offset - 1 } else { p + offset }).collect();
+                    let x = cupola_ops::embedding(table.value(), &rows);
+                    if spec.count_padding { x } else { self.unlearned(x, ids) }
+                }
             };
-            x = x + cupola_ops::embedding(table.value(), &rows);
         }
         if let Some(norm) = &self.norm {
             x = norm.forward(x);
@@ -153,21 +159,15 @@ impl Embedding {
             _ => x,
         }
     }
-}
 
-impl Embedding {
-    /// Rows of the table, without a gradient where padding stands.
-    fn looked_up(&self, table: Tensor<2>, ids: &Arc<[u32]>) -> Tensor<2> {
-        let (x, device) = (cupola_ops::embedding(table, ids), self.tokens.value().device());
-        match self.spec.padding {
-            Some(padding) if x.is_autodiff() && ids.contains(&padding) => {
-                let learns: Vec<f32> = ids.iter().map(|id| f32::from(*id != padding)).collect();
-                let learns = cupola_ops::from_vec(learns, [ids.len(), 1], &device);
-                let fixed = x.clone().detach();
-                fixed.clone() + (x - fixed) * learns
-            }
-            _ => x,
-        }
+    /// The same x `[N, D]`, whose rows of padding pass no gradient on.
+    fn unlearned(&self, x: Tensor<2>, ids: &[u32]) -> Tensor<2> {
+        let Some(padding) = self.spec.padding.filter(|padding| x.is_autodiff() && ids.contains(padding)) else {
+            return x;
+        };
+        let padded: Vec<bool> = ids.iter().map(|id| *id == padding).collect();
+        let padded = Tensor::<2, Bool>::from_data(TensorData::new(padded, [ids.len(), 1]), &x.device());
+        x.clone().mask_where(padded.expand(x.dims()), x.detach())
     }
 }
 

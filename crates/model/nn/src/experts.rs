@@ -28,6 +28,11 @@ pub struct ExpertsSpec {
 }
 
 impl LayerKind for ExpertsSpec {
+    fn about(&self) -> String {
+        let shared = if self.shared.is_some() { ", shared experts" } else { "" };
+        format!("experts, {} for each token{shared}", self.router.chosen)
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let (experts, d_ff) = (self.router.n_experts, self.d_ff);
         let router = Router::build(&mut scope.at("router"), &self.router, d_model)?;

@@ -47,6 +47,18 @@ impl LatentAttentionSpec {
 }
 
 impl LayerKind for LatentAttentionSpec {
+    fn about(&self) -> String {
+        "latent attention".into()
+    }
+
+    fn positions(&self) -> Option<&'static str> {
+        Some("rotary")
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some("latents")
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let (q, kv) = (self.n_heads * self.d_head(), self.n_heads * (self.d_plain + self.d_value));
         let q_down = match self.q_rank {

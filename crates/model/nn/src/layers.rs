@@ -4,6 +4,7 @@ use crate::attention::AttentionSpec;
 use crate::cross_attention::CrossAttentionSpec;
 use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
+use crate::global_attention::GlobalAttentionSpec;
 use crate::latent_attention::LatentAttentionSpec;
 use crate::layer::LayerKind;
 use crate::switch::SwitchSpec;
@@ -47,4 +48,6 @@ layers! {
     Switch(SwitchSpec),
     /// Multi-head latent attention.
     LatentAttention(LatentAttentionSpec),
+    /// Attention to a window and to global tokens.
+    GlobalAttention(GlobalAttentionSpec),
 }

@@ -48,7 +48,7 @@ pub(crate) fn filled(sources: &[&[u32]], pad: u32) -> (Batch, Vec<Range<usize>>)
     let ids = sources.iter().flat_map(|s| s.iter().copied().chain(std::iter::repeat(pad)).take(longest)).collect();
     // An empty text is one token of padding, so that there is something to attend.
     let real: Vec<Range<usize>> = sources.iter().map(|s| 0..s.len().max(1)).collect();
-    (Batch::filled(ids, &real), real)
+    (Batch::padded(ids, &real, true), real)
 }
 
 /// What a decoder reads to predict labels, rows of `seq`: the start, then each label but the last, padding where there is

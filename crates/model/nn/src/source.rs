@@ -237,9 +237,9 @@ impl WeightSource for Count {
     }
 
     fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)> {
-        let numbers = want.shape.iter().map(|n| *n as u64).product::<u64>();
+        let numbers = want.shape.iter().fold(1u64, |product, n| product.saturating_mul(*n as u64));
         if want.purpose != Use::Buffer {
-            self.parameters += numbers;
+            self.parameters = self.parameters.saturating_add(numbers);
         }
         self.products += match want.purpose {
             Use::Product => numbers as f64,

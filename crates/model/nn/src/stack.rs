@@ -46,6 +46,8 @@ pub struct Stack {
     spec: StackSpec,
     pub(crate) embedding: Embedding,
     blocks: Vec<Block>,
+    /// Which block runs when.
+    pub(crate) order: Vec<usize>,
     norm: Option<Norm>,
     /// What products multiply.
     pub(crate) precision: Precision,
@@ -85,7 +87,8 @@ impl Stack {
             slot += block.layers.len();
         }
         let norm = spec.norm.map(|norm| scope.norm("norm", norm, spec.d_model)).transpose()?;
-        Ok(Self { spec: spec.clone(), embedding, blocks, norm, precision: Precision::F32, recompute: false })
+        let order = (0..blocks.len()).collect();
+        Ok(Self { spec: spec.clone(), embedding, blocks, order, norm, precision: Precision::F32, recompute: false })
     }
 
     /// The numbers that make it.
@@ -112,7 +115,7 @@ impl Stack {
 
     fn run(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>, mut seen: impl FnMut(&Stream)) -> Tensor<2> {
         let mut stream = Stream::new(x);
-        for block in &self.blocks {
+        for block in self.order.iter().map(|i| &self.blocks[*i]) {
             seen(&stream);
             match pass.reach {
                 // What an encoder has given would lose its gradient.

@@ -48,6 +48,10 @@ impl SwitchSpec {
 }
 
 impl LayerKind for SwitchSpec {
+    fn about(&self) -> String {
+        "experts, 1 for each token, of limited capacity".into()
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let (experts, d_ff) = (self.n_experts, self.d_ff);
         let router = Router::build(&mut scope.at("router"), &self.router(), d_model)?;

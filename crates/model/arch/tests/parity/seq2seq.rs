@@ -35,7 +35,12 @@ fn padded(golden: &Golden, prefix: &str) -> (Batch, Vec<Range<usize>>, Vec<bool>
         start..start + row.iter().filter(|r| **r).count()
     };
     let parts: Vec<Range<usize>> = real.chunks(shape[1]).map(part).collect();
-    (Batch::filled(ids.iter().map(|id| *id as u32).collect(), &parts), parts, real)
+    let mut batch = Batch::padded(ids.iter().map(|id| *id as u32).collect(), &parts, true);
+    let global = format!("{prefix}.global_attention_mask");
+    if golden.names().contains(&global.as_str()) {
+        batch.global = Some(golden.i64(&global).1.iter().map(|g| *g != 0).collect());
+    }
+    (batch, parts, real)
 }
 
 fn forward(golden: &Golden, network: &EncoderDecoder, pairs: &Pairs, real: &[bool]) {
@@ -137,7 +142,7 @@ fn cached_equals_whole(golden: &Golden, network: &EncoderDecoder) {
         answer = &answer[..capacity];
     }
     let target = Batch::causal(answer.to_vec(), 1);
-    let whole = Pairs::new(Batch::filled(text.to_vec(), &[0..text.len()]), &[0..text.len()], target);
+    let whole = Pairs::new(Batch::padded(text.to_vec(), &[0..text.len()], true), &[0..text.len()], target);
     let whole = to_vec(&network.hidden(&whole).last);
     for pieces in [vec![1; answer.len()], vec![3, 1, 5, 2, 1], vec![7, 4]] {
         let (mut cache, mut got, mut at, mut widths) = (first(network, text), vec![], 0, pieces.iter().cycle());
