@@ -11,7 +11,7 @@ use crate::ALL;
 use crate::config::{ConfigJson, token_list};
 use crate::family::{Family, Sizes};
 use crate::names::Names;
-use crate::network::{Network, Spec, wrong_kind};
+use crate::network::{DECODER, Network, Spec, wrong_kind};
 use crate::source::{Checkpoint, Fresh};
 use crate::tasks;
 
@@ -150,7 +150,7 @@ impl Model {
     pub fn decoder(&self) -> Result<&Decoder> {
         match &self.network {
             Network::Decoder(decoder) => Ok(decoder),
-            _ => Err(wrong_kind("a model that predicts the next token")),
+            _ => Err(wrong_kind(DECODER, self.spec.kind())),
         }
     }
 
@@ -161,7 +161,7 @@ impl Model {
     pub fn encoder(&self) -> Result<&Encoder> {
         match &self.network {
             Network::Encoder(encoder) => Ok(encoder),
-            _ => Err(wrong_kind("an encoder")),
+            _ => Err(wrong_kind("an encoder", self.spec.kind())),
         }
     }
 
@@ -172,7 +172,7 @@ impl Model {
     pub fn encoder_decoder(&self) -> Result<&EncoderDecoder> {
         match &self.network {
             Network::EncoderDecoder(network) => Ok(network),
-            _ => Err(wrong_kind("an encoder-decoder")),
+            _ => Err(wrong_kind("an encoder-decoder", self.spec.kind())),
         }
     }
 

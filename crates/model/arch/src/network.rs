@@ -13,19 +13,50 @@ use cupola_ops::Precision;
 pub enum Spec {
     /// Predicts the next token.
     Decoder(DecoderSpec),
-    /// Reads a text whole and writes another.
-    EncoderDecoder(EncoderDecoderSpec),
     /// Reads whole texts.
     Encoder(EncoderSpec),
+    /// Reads a text whole and writes another.
+    EncoderDecoder(EncoderDecoderSpec),
 }
+
+/// A network.
+#[derive(Clone, Debug)]
+pub enum Network {
+    /// Predicts the next token.
+    Decoder(Decoder),
+    /// Reads whole texts.
+    Encoder(Encoder),
+    /// Reads a text whole and writes another.
+    EncoderDecoder(EncoderDecoder),
+}
+
+/// The same said of whichever kind it is.
+macro_rules! each {
+    ($kind:ident, $value:expr, $inner:ident => $body:expr) => {
+        match $value {
+            $kind::Decoder($inner) => $body,
+            $kind::Encoder($inner) => $body,
+            $kind::EncoderDecoder($inner) => $body,
+        }
+    };
+}
+
+/// An error about a model that is of another kind than is asked for.
+pub(crate) fn wrong_kind(wanted: &str, found: &str) -> Error {
+    Error::failed(format!("this wants {wanted}, and the model is {found}"))
+        .with_hint("`architectures` and `model_type` in its config.json say what it is")
+}
+
+/// What errors call decoders.
+pub(crate) const DECODER: &str = "a model that continues texts (a decoder)";
 
 impl Spec {
     /// The stack of blocks that tokens enter.
     pub fn stack(&self) -> &StackSpec {
         match self {
             Spec::Decoder(spec) => &spec.stack,
-            Spec::EncoderDecoder(spec) => &spec.encoder,
             Spec::Encoder(spec) => &spec.stack,
+            Spec::EncoderDecoder(spec) => &spec.encoder,
         }
     }
 
@@ -33,8 +64,8 @@ impl Spec {
     pub fn tie_embeddings(&self) -> bool {
         match self {
             Spec::Decoder(spec) => spec.tie_embeddings,
-            Spec::EncoderDecoder(spec) => spec.tie_embeddings,
             Spec::Encoder(spec) => spec.tie_embeddings(),
+            Spec::EncoderDecoder(spec) => spec.tie_embeddings,
         }
     }
 
@@ -42,17 +73,22 @@ impl Spec {
     pub fn writers(&self) -> usize {
         match self {
             Spec::Decoder(spec) => spec.layers(),
-            Spec::EncoderDecoder(spec) => spec.encoder.layers() + spec.decoder.layers(),
             Spec::Encoder(spec) => spec.stack.layers(),
+            Spec::EncoderDecoder(spec) => spec.encoder.layers() + spec.decoder.layers(),
         }
     }
 
     /// Numbers in all weights.
     pub fn parameters(&self) -> u64 {
+        each!(Spec, self, spec => spec.parameters())
+    }
+
+    /// What kind it is, for people.
+    pub fn kind(&self) -> &'static str {
         match self {
-            Spec::Decoder(spec) => spec.parameters(),
-            Spec::EncoderDecoder(spec) => spec.parameters(),
-            Spec::Encoder(spec) => spec.parameters(),
+            Spec::Decoder(_) => DECODER,
+            Spec::Encoder(_) => "an encoder",
+            Spec::EncoderDecoder(_) => "an encoder-decoder",
         }
     }
 
@@ -63,7 +99,7 @@ impl Spec {
     pub fn decoder(&self) -> Result<&DecoderSpec> {
         match self {
             Spec::Decoder(spec) => Ok(spec),
-            _ => Err(wrong_kind("a model that predicts the next token")),
+            other => Err(wrong_kind(DECODER, other.kind())),
         }
     }
 
@@ -74,7 +110,7 @@ impl Spec {
     pub fn encoder(&self) -> Result<&EncoderSpec> {
         match self {
             Spec::Encoder(spec) => Ok(spec),
-            _ => Err(wrong_kind("an encoder")),
+            other => Err(wrong_kind("an encoder", other.kind())),
         }
     }
 
@@ -85,7 +121,7 @@ impl Spec {
     pub fn encoder_decoder(&self) -> Result<&EncoderDecoderSpec> {
         match self {
             Spec::EncoderDecoder(spec) => Ok(spec),
-            _ => Err(wrong_kind("an encoder-decoder")),
+            other => Err(wrong_kind("an encoder-decoder", other.kind())),
         }
     }
 
@@ -99,11 +135,7 @@ impl Spec {
 
     /// The special tokens: what begins a text, what ends it, padding.
     pub fn special(&self) -> (Option<u32>, &[u32], Option<u32>) {
-        match self {
-            Spec::Decoder(spec) => (spec.bos, &spec.eos, spec.pad),
-            Spec::EncoderDecoder(spec) => (spec.bos, &spec.eos, spec.pad),
-            Spec::Encoder(spec) => (spec.bos, &spec.eos, spec.pad),
-        }
+        each!(Spec, self, spec => (spec.bos, &spec.eos, spec.pad))
     }
 
     /// The network of these numbers.
@@ -111,75 +143,38 @@ impl Spec {
     /// # Errors
     /// When the source lacks a weight or has it in another shape.
     pub fn build(&self, source: &mut dyn WeightSource) -> Result<Network> {
-        match self {
-            Spec::Decoder(spec) => Ok(Network::Decoder(Decoder::build(spec.clone(), source)?)),
-            Spec::EncoderDecoder(spec) => Ok(Network::EncoderDecoder(EncoderDecoder::build(spec.clone(), source)?)),
-            Spec::Encoder(spec) => Ok(Network::Encoder(Encoder::build(spec.clone(), source)?)),
-        }
+        Ok(match self {
+            Spec::Decoder(spec) => Network::Decoder(Decoder::build(spec.clone(), source)?),
+            Spec::Encoder(spec) => Network::Encoder(Encoder::build(spec.clone(), source)?),
+            Spec::EncoderDecoder(spec) => Network::EncoderDecoder(EncoderDecoder::build(spec.clone(), source)?),
+        })
     }
-}
-
-/// An error about a model that is of another kind than is asked for.
-pub(crate) fn wrong_kind(wanted: &str) -> Error {
-    Error::failed(format!("this wants {wanted}, and the model is none"))
-        .with_hint("`architectures` and `model_type` in its config.json say what it is")
-}
-
-/// A network.
-#[derive(Clone, Debug)]
-pub enum Network {
-    /// Predicts the next token.
-    Decoder(Decoder),
-    /// Reads a text whole and writes another.
-    EncoderDecoder(EncoderDecoder),
-    /// Reads whole texts.
-    Encoder(Encoder),
 }
 
 impl Network {
     /// Where it lives.
     pub fn device(&self) -> Device {
-        match self {
-            Network::Decoder(network) => network.device(),
-            Network::EncoderDecoder(network) => network.device(),
-            Network::Encoder(network) => network.device(),
-        }
+        each!(Network, self, network => network.device())
     }
 
     /// What the products of dense weights and of attention multiply.
     pub fn precision(&self) -> Precision {
-        match self {
-            Network::Decoder(network) => network.precision(),
-            Network::EncoderDecoder(network) => network.precision(),
-            Network::Encoder(network) => network.precision(),
-        }
+        each!(Network, self, network => network.precision())
     }
 
     /// What they multiply from now on.
     pub fn set_precision(&mut self, precision: Precision) {
-        match self {
-            Network::Decoder(network) => network.set_precision(precision),
-            Network::EncoderDecoder(network) => network.set_precision(precision),
-            Network::Encoder(network) => network.set_precision(precision),
-        }
+        each!(Network, self, network => network.set_precision(precision));
     }
 
     /// Whether blocks are computed again in the backward pass from now on; on the CPU only.
     pub fn set_recompute(&mut self, on: bool) {
-        match self {
-            Network::Decoder(network) => network.set_recompute(on),
-            Network::EncoderDecoder(network) => network.set_recompute(on),
-            Network::Encoder(network) => network.set_recompute(on),
-        }
+        each!(Network, self, network => network.set_recompute(on));
     }
 }
 
 impl Module for Network {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
-        match self {
-            Network::Decoder(network) => network.pieces(out),
-            Network::EncoderDecoder(network) => network.pieces(out),
-            Network::Encoder(network) => network.pieces(out),
-        }
+        each!(Network, self, network => network.pieces(out));
     }
 }

@@ -7,7 +7,7 @@ use cupola_nn::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::config::ConfigJson;
+use crate::config::{ConfigJson, few_blocks};
 use crate::family::Sizes;
 
 /// The settings that all encoder-decoders end with.
@@ -66,7 +66,7 @@ impl T5Like {
     pub fn read(config: &ConfigJson<'_>, proj: &str) -> Result<Self> {
         config.only(&[("is_decoder", json!(false)), ("is_encoder_decoder", json!(true))])?;
         let (n_heads, d_head) = (config.required_size("num_heads")?, config.required_size("d_kv")?);
-        let n_layers = config.required_size("num_layers")?;
+        let n_layers = config.blocks("num_layers")?;
         let relative = RelativeSpec {
             buckets: config.size("relative_attention_num_buckets")?.unwrap_or(32),
             max_distance: config.size("relative_attention_max_distance")?.unwrap_or(128),
@@ -82,7 +82,10 @@ impl T5Like {
         }
         Ok(Self {
             d_model: config.required_size("d_model")?,
-            n_layers: [n_layers, config.size("num_decoder_layers")?.unwrap_or(n_layers)],
+            n_layers: [
+                n_layers,
+                few_blocks("num_decoder_layers", config.size("num_decoder_layers")?.unwrap_or(n_layers))?,
+            ],
             attention: AttentionSpec {
                 relative: true,
                 scale: Some(1.0),
@@ -209,7 +212,7 @@ impl BartLike {
                     padding: Some(pad),
                     ..EmbeddingSpec::plain(d_model)
                 },
-                blocks: (0..config.required_size(&key("layers"))?).map(block).collect::<Result<_>>()?,
+                blocks: (0..config.blocks(&key("layers"))?).map(block).collect::<Result<_>>()?,
                 norm: pre_norm.then_some(norm),
             })
         };

@@ -47,7 +47,7 @@ impl CrossAttentionSpec {
 
 impl LayerKind for CrossAttentionSpec {
     fn about(&self) -> String {
-        "attention to the encoder".into()
+        "attention over the encoder's text".into()
     }
 
     fn remembers(&self) -> Option<&'static str> {

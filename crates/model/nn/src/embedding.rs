@@ -59,8 +59,8 @@ pub struct EmbeddingSpec {
     pub relative: Option<RelativeSpec>,
     /// Whether the tokens' vectors are another stack's.
     pub shared: bool,
-    /// The padding token, whose vector is not learned where it is looked up; where positions have an offset and do not
-    /// count padding, it stands at the one before the first.
+    /// The padding token, whose vector is not learned where it is looked up; where positions have an offset, it stands
+    /// at the one before the first, unless padding counts.
     pub padding: Option<u32>,
 }
 

@@ -201,8 +201,7 @@ impl EncoderDecoder {
         self.decoder.remember(&self.encoder.hidden(&batch).last.narrow(0, 0, real[0].len()))
     }
 
-    /// The same of rows of which `real` holds text.
-    /// Each row's `real` part is not empty.
+    /// As [`Self::read`] of rows of which `real` holds text; no part is empty.
     pub fn read_batch(&self, batch: &Batch, real: &[Range<usize>]) -> Vec<Cache> {
         let (states, seq) = (self.encoder.hidden(batch).last, batch.seq());
         let of_row = |(row, part): (usize, &Range<usize>)| {

@@ -29,8 +29,8 @@ pub struct ExpertsSpec {
 
 impl LayerKind for ExpertsSpec {
     fn about(&self) -> String {
-        let shared = if self.shared.is_some() { ", shared experts" } else { "" };
-        format!("experts, {} for each token{shared}", self.router.chosen)
+        let shared = if self.shared > 0 { ", and shared ones" } else { "" };
+        format!("{} of {} experts{shared}", self.router.chosen, self.router.n_experts)
     }
 
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {

@@ -52,11 +52,11 @@ impl LayerKind for LatentAttentionSpec {
     }
 
     fn positions(&self) -> Option<&'static str> {
-        Some("rotary")
+        Some("rotary on a part of each head")
     }
 
     fn remembers(&self) -> Option<&'static str> {
-        Some("latents")
+        Some("latents and rotated keys")
     }
 
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {

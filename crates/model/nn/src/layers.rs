@@ -42,12 +42,12 @@ layers! {
     CrossAttention(CrossAttentionSpec),
     /// A feed-forward layer.
     FeedForward(FeedForwardSpec),
+    /// Attention to a window and to global tokens.
+    GlobalAttention(GlobalAttentionSpec),
     /// A mixture of experts.
     Experts(ExpertsSpec),
     /// A mixture of experts of which a token goes to one.
     Switch(SwitchSpec),
     /// Multi-head latent attention.
     LatentAttention(LatentAttentionSpec),
-    /// Attention to a window and to global tokens.
-    GlobalAttention(GlobalAttentionSpec),
 }

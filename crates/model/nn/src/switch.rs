@@ -49,7 +49,7 @@ impl SwitchSpec {
 
 impl LayerKind for SwitchSpec {
     fn about(&self) -> String {
-        "experts, 1 for each token, of limited capacity".into()
+        format!("1 of {} experts with a capacity", self.n_experts)
     }
 
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {

@@ -27,11 +27,10 @@ macro_rules! fixtures {
 }
 
 fixtures! {
-    parity_bart: "bart",
-    parity_led: "led",
     parity_albert_mlm: "albert-mlm",
     parity_albert_seqcls: "albert-seqcls",
     parity_albert_tokcls: "albert-tokcls",
+    parity_bart: "bart",
     parity_bert_mlm: "bert-mlm",
     parity_bert_seqcls: "bert-seqcls",
     parity_bert_tokcls: "bert-tokcls",
@@ -51,24 +50,25 @@ fixtures! {
     parity_llama_linear_rope: "llama-linear-rope",
     parity_llama_seqcls: "llama-seqcls",
     parity_llama_sharded_bf16: "llama-sharded-bf16",
-    parity_mt5: "mt5",
-    parity_pegasus: "pegasus",
-    parity_switch: "switch",
-    parity_t5: "t5",
-    parity_t5_v1_1: "t5-v1.1",
+    parity_led: "led",
     parity_longformer_mlm: "longformer-mlm",
     parity_mistral: "mistral",
     parity_modernbert_mlm: "modernbert-mlm",
     parity_modernbert_seqcls: "modernbert-seqcls",
     parity_modernbert_tokcls: "modernbert-tokcls",
+    parity_mt5: "mt5",
     parity_opt: "opt",
     parity_opt_post_norm: "opt-post-norm",
+    parity_pegasus: "pegasus",
     parity_phi3: "phi3",
     parity_qwen2: "qwen2",
     parity_qwen3: "qwen3",
     parity_roberta_mlm: "roberta-mlm",
     parity_roberta_seqcls: "roberta-seqcls",
     parity_roberta_tokcls: "roberta-tokcls",
+    parity_switch: "switch",
+    parity_t5: "t5",
+    parity_t5_v1_1: "t5-v1.1",
 }
 
 /// Fixtures of models that see or draw, which are no text architectures.
@@ -125,8 +125,8 @@ fn check(dir: &Path) {
     let model = load(dir);
     match &model.network {
         Network::Decoder(_) => causal::check(&golden, &model),
-        Network::EncoderDecoder(_) => seq2seq::check(&golden, &model),
         Network::Encoder(_) => encoder::check(&golden, &model),
+        Network::EncoderDecoder(_) => seq2seq::check(&golden, &model),
     }
     counts_are_exact(&model);
     saved_equals_loaded(&model, dir);
