@@ -6,6 +6,7 @@ mod bart;
 mod bert;
 mod bloom;
 mod config;
+mod deepseek_v3;
 mod distilbert;
 mod electra;
 mod falcon;
@@ -20,6 +21,8 @@ mod likeness;
 mod llama;
 mod longformer;
 mod mistral;
+mod mixtral;
+mod mixture;
 mod model;
 mod modernbert;
 mod mt5;
@@ -30,6 +33,7 @@ mod pegasus;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod rearrange;
 mod roberta;
 mod seq2seq;
@@ -40,7 +44,7 @@ mod tasks;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
-pub use family::{Family, Form, Sizes};
+pub use family::{ExpertSizes, Family, Form, Sizes};
 pub use fused::Fused;
 pub use model::{Model, family};
 pub use names::{NameTable, Names};
@@ -61,6 +65,9 @@ pub const ALL: &[&dyn Family] = &[
     &opt::Opt,
     &bloom::Bloom,
     &falcon::Falcon,
+    &mixtral::Mixtral,
+    &qwen3_moe::Qwen3Moe,
+    &deepseek_v3::DeepseekV3,
     &bert::Bert,
     &roberta::ROBERTA,
     &roberta::XLM_ROBERTA,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
-use cupola_nn::{Decoder, Encoder, EncoderDecoder, Module, Piece};
+use cupola_nn::{Decoder, Encoder, EncoderDecoder, LoraConfig, Module, ParamMut, Piece};
 use serde_json::{Map, Value, json};
 
 use crate::ALL;
@@ -180,6 +180,24 @@ impl Model {
     pub fn quantize_int8(&mut self, group: usize) {
         self.network.quantize_int8(group);
         self.int8_group = Some(group);
+    }
+
+    /// Gives fresh adapters to the layers that `config` names; gives back how many.
+    ///
+    /// # Errors
+    /// A name of experts' matrices: adapters on them are not built.
+    pub fn adapt(&mut self, config: &LoraConfig, seed: u64) -> Result<usize> {
+        for param in self.params_mut().into_iter().filter(|p| matches!(p, ParamMut::Stack(_))) {
+            let module = param.name().trim_end_matches(".weight");
+            let named = config.target_modules.iter().find(|t| module.ends_with(&format!(".{t}")));
+            if let Some(target) = named {
+                let message = format!("adapters on experts are not supported, but `{target}` names {module}");
+                return Err(Error::failed(message).with_hint(
+                    "leave it out of `lora.target_modules`, e.g. q_proj, k_proj, v_proj and o_proj alone, or train all weights",
+                ));
+            }
+        }
+        Ok(self.add_lora(config, seed))
     }
 
     /// Turns activation checkpointing on or off.

@@ -29,7 +29,7 @@ pub struct ExpertsSpec {
 
 impl LayerKind for ExpertsSpec {
     fn about(&self) -> String {
-        let shared = if self.shared > 0 { ", and shared ones" } else { "" };
+        let shared = if self.shared.is_some() { ", and shared ones" } else { "" };
         format!("{} of {} experts{shared}", self.router.chosen, self.router.n_experts)
     }
 

@@ -69,7 +69,10 @@ impl LayerKind for LatentAttentionSpec {
         };
         Ok(Box::new(LatentAttention {
             q_down,
-            q: scope.linear("q", [q, self.q_rank.unwrap_or(d_model)], false)?,
+            q: match self.q_rank {
+                Some(rank) => scope.linear("q_up", [q, rank], false)?,
+                None => scope.linear("q", [q, d_model], false)?,
+            },
             kv_down: scope.linear("kv_down", [self.kv_rank + self.rope.rotary_dim, d_model], self.bias)?,
             kv_norm: scope.norm("kv_norm", self.norm, self.kv_rank)?,
             kv: scope.linear("kv", [kv, self.kv_rank], false)?,
