@@ -16,6 +16,7 @@ mod gemma2;
 mod gemma3;
 mod gpt2;
 mod gpt_neox;
+mod led;
 mod likeness;
 mod llama;
 mod longformer;
@@ -81,5 +82,6 @@ pub const ALL: &[&dyn Family] = &[
     &mt5::Mt5,
     &switch::SwitchTransformers,
     &bart::Bart,
+    &led::Led,
     &pegasus::Pegasus,
 ];

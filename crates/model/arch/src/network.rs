@@ -114,6 +114,17 @@ impl Spec {
         }
     }
 
+    /// The encoder-decoder's numbers.
+    ///
+    /// # Errors
+    /// A network of another kind.
+    pub fn encoder_decoder(&self) -> Result<&EncoderDecoderSpec> {
+        match self {
+            Spec::EncoderDecoder(spec) => Ok(spec),
+            other => Err(wrong_kind("an encoder-decoder", other.kind())),
+        }
+    }
+
     /// The token that a decoder's text begins with, where an encoder reads what comes before.
     pub fn start(&self) -> Option<u32> {
         match self {

@@ -141,14 +141,13 @@ impl Embedding {
         }
         if let (Some(table), Some(spec)) = (&self.positions, self.spec.positions) {
             let places = || positions.iter().zip(ids.iter());
-            let padded = |id: u32| self.spec.padding == Some(id);
+            let padded = |id: u32| !spec.count_padding && self.spec.padding == Some(id);
             x = x + match spec.offset as u32 {
                 0 => cupola_ops::embedding(table.value(), positions),
                 offset => {
-                    let rows = places()
-                        .map(|(p, id)| if padded(*id) && !spec.count_padding { offset - 1 } else { p + offset })
-                        .collect();
-                    self.unlearned(cupola_ops::embedding(table.value(), &rows), ids)
+                    let rows = places().map(|(p, id)| if padded(*id) { offset - 1 } else { p + offset }).collect();
+                    let x = cupola_ops::embedding(table.value(), &rows);
+                    if spec.count_padding { x } else { self.unlearned(x, ids) }
                 }
             };
         }

@@ -184,13 +184,24 @@ impl EncoderDecoder {
         HiddenStates { encoder, decoder }
     }
 
+    /// A cache of a text that has not been read.
+    pub fn empty_cache(&self) -> Cache {
+        self.decoder.cache()
+    }
+
     /// Reads texts: for each a cache that holds what the decoder's layers need of it.
     pub fn read(&self, texts: &[&[u32]]) -> Vec<Cache> {
         let (batch, real) = filled(texts, self.spec.padding());
         self.read_batch(&batch, &real)
     }
 
-    /// The same of rows of which `real` holds text.
+    /// Reads one text.
+    pub fn read_one(&self, text: &[u32]) -> Cache {
+        let (batch, real) = filled(&[text], self.spec.padding());
+        self.decoder.remember(&self.encoder.hidden(&batch).last.narrow(0, 0, real[0].len()))
+    }
+
+    /// As [`Self::read`] of rows of which `real` holds text; no part is empty.
     pub fn read_batch(&self, batch: &Batch, real: &[Range<usize>]) -> Vec<Cache> {
         let (states, seq) = (self.encoder.hidden(batch).last, batch.seq());
         let of_row = |(row, part): (usize, &Range<usize>)| {

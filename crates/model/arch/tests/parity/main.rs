@@ -51,6 +51,7 @@ fixtures! {
     parity_llama_linear_rope: "llama-linear-rope",
     parity_llama_seqcls: "llama-seqcls",
     parity_llama_sharded_bf16: "llama-sharded-bf16",
+    parity_led: "led",
     parity_longformer_mlm: "longformer-mlm",
     parity_mistral: "mistral",
     parity_mixtral: "mixtral",

@@ -35,7 +35,12 @@ fn padded(golden: &Golden, prefix: &str) -> (Batch, Vec<Range<usize>>, Vec<bool>
         start..start + row.iter().filter(|r| **r).count()
     };
     let parts: Vec<Range<usize>> = real.chunks(shape[1]).map(part).collect();
-    (Batch::padded(ids.iter().map(|id| *id as u32).collect(), &parts, true), parts, real)
+    let mut batch = Batch::padded(ids.iter().map(|id| *id as u32).collect(), &parts, true);
+    let global = format!("{prefix}.global_attention_mask");
+    if golden.names().contains(&global.as_str()) {
+        batch.global = Some(golden.i64(&global).1.iter().map(|g| *g != 0).collect());
+    }
+    (batch, parts, real)
 }
 
 fn forward(golden: &Golden, network: &EncoderDecoder, pairs: &Pairs, real: &[bool]) {
