@@ -21,7 +21,7 @@ their tolerances (`crates/model/arch/tests/parity`).
 ";
 
 /// The sizes of the model that is described.
-fn sizes() -> Sizes {
+fn sizes(family: &dyn Family) -> Sizes {
     Sizes {
         vocab_size: 1000,
         d_model: 128,
@@ -35,6 +35,7 @@ fn sizes() -> Sizes {
         bos: None,
         eos: vec![],
         pad: None,
+        experts: family.experts().unwrap_or_default(),
     }
 }
 
@@ -81,15 +82,18 @@ fn checked(family: &dyn Family) -> String {
 }
 
 fn row(family: &'static dyn Family) -> String {
-    let spec = Model::fresh_spec(family, &sizes()).unwrap();
+    let spec = Model::fresh_spec(family, &sizes(family)).unwrap();
     let (kind, objectives) = match &spec {
         Spec::Decoder(_) => ("decoder", "causal"),
         Spec::Encoder(_) => ("encoder", "masked"),
+        Spec::EncoderDecoder(_) => ("encoder-decoder", "span corruption; denoising"),
     };
     let stack = spec.stack();
-    let layers = || stack.blocks.iter().flat_map(|b| &b.layers);
+    let writer = spec.encoder_decoder().ok().map(|spec| &spec.decoder);
+    let layers = || [stack].into_iter().chain(writer).flat_map(|s| &s.blocks).flat_map(|b| &b.layers);
     let of = |ffn: bool| layers().filter(move |(name, _)| (*name == "ffn") == ffn).map(|(_, layer)| layer.kind());
-    let learned = stack.embedding.positions.map(|_| "learned".to_string());
+    let table = if stack.embedding.sinusoids { "sinusoids" } else { "learned" };
+    let learned = stack.embedding.positions.map(|_| table.to_string());
     let positions = learned.into_iter().chain(of(false).filter_map(|l| l.positions().map(String::from)));
     let columns = [
         format!("`{}`", family.model_type()),

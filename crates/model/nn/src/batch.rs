@@ -18,6 +18,8 @@ pub struct Batch {
     pub types: Option<Arc<[u32]>>,
     /// Who attends whom.
     pub mask: Mask,
+    /// Which tokens are no padding, `[B · T]`; all where it is absent. Routers' losses and counts leave padding out.
+    pub real: Option<Arc<[bool]>>,
     /// Rows.
     pub batch: usize,
     /// The places in `[B · T]` of the rows' texts, where rows hold one text and padding; empty where they are full.
@@ -52,7 +54,7 @@ impl Batch {
     }
 
     fn of(ids: Vec<u32>, batch: usize, positions: Arc<[u32]>, mask: Mask) -> Self {
-        Self { ids: ids.into(), positions, types: None, mask, batch, texts: Arc::new([]), global: None }
+        Self { ids: ids.into(), positions, types: None, real: None, mask, batch, texts: Arc::new([]), global: None }
     }
 
     /// Rows that hold one text each, at these places of their rows, and padding. All of a row attends the text: what

@@ -1,9 +1,13 @@
 //! The list of layers that blocks are made of.
 
 use crate::attention::AttentionSpec;
+use crate::cross_attention::CrossAttentionSpec;
+use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
 use crate::global_attention::GlobalAttentionSpec;
+use crate::latent_attention::LatentAttentionSpec;
 use crate::layer::LayerKind;
+use crate::switch::SwitchSpec;
 
 /// The numbers of a layer, whichever it is.
 macro_rules! layers {
@@ -34,8 +38,16 @@ macro_rules! layers {
 layers! {
     /// Multi-head attention.
     Attention(AttentionSpec),
+    /// Attention to what an encoder has given.
+    CrossAttention(CrossAttentionSpec),
     /// A feed-forward layer.
     FeedForward(FeedForwardSpec),
     /// Attention to a window and to global tokens.
     GlobalAttention(GlobalAttentionSpec),
+    /// A mixture of experts.
+    Experts(ExpertsSpec),
+    /// A mixture of experts of which a token goes to one.
+    Switch(SwitchSpec),
+    /// Multi-head latent attention.
+    LatentAttention(LatentAttentionSpec),
 }

@@ -208,6 +208,7 @@ mod tests {
             d_ff,
             max_seq_len,
             tie_embeddings,
+            experts: None,
             bos,
             eos,
             pad,

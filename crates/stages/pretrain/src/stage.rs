@@ -1,16 +1,19 @@
 //! The stage `pretrain`.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use cupola_arch::{Model, Spec};
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Context, Error, Result, human_bytes, human_count, parse_config, write_atomic};
+use cupola_generate::ScoreTexts;
 use cupola_nn::Module;
-use cupola_records::{Document, Split, read_documents, total_bytes};
+use cupola_ops::LossForm;
+use cupola_records::{Split, read_documents, total_bytes};
 use cupola_tokenizer::Tokenizer;
 use cupola_train::optim::{Optimizer, OptimizerConfig};
 use cupola_train::schedule::ScheduleConfig;
-use cupola_train::{Objective, TrainIo, TrainSettings, TrainSummary, train};
+use cupola_train::{Objective, PROGRAM_BYTES, StepSize, TrainIo, TrainSettings, TrainSummary, train, training_bytes};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Derived, Learned, PretrainConfig};
@@ -49,10 +52,19 @@ struct Pretraining {
 /// What every objective is made of.
 struct Given<'a> {
     rows: Rows,
-    validation: Vec<Document>,
+    data: &'a Path,
+    model: &'a Model,
     tokenizer: &'a Tokenizer,
     start: u32,
     seed: u64,
+}
+
+/// Bytes that training takes.
+fn memory(spec: &Spec, step: StepSize) -> Result<f64> {
+    match spec {
+        Spec::Encoder(spec) => Ok(training_bytes(&spec.like_decoder(), step)),
+        other => Ok(training_bytes(other.decoder()?, step)),
+    }
 }
 
 /// The token before each document.
@@ -116,7 +128,8 @@ impl Pretraining {
             sequences: self.sequences(),
             micro_batch: self.derived.micro_batch.min(self.sequences()),
             seq_len: self.derived.seq_len,
-            validation: given.validation,
+            form: LossForm { label_smoothing: self.config.label_smoothing, z_loss: self.config.z_loss },
+            validation: held_out(given.data, given.model, given.tokenizer)?,
             tokenizer: given.tokenizer.clone(),
             prompt,
             seed: given.seed,
@@ -126,9 +139,10 @@ impl Pretraining {
 
     fn masked(&self, given: Given<'_>, spec: &Spec, hidden: [f64; 2]) -> Result<Box<dyn Objective>> {
         let masking = Masking::new(given.tokenizer, self.config.mask_share, hidden, self.config.whole_word)?;
-        let held_out = match given.validation.is_empty() {
+        let documents = read_documents(given.data, Split::Validation)?;
+        let held_out = match documents.is_empty() {
             true => None,
-            false => Some(Stream::encode(&given.validation, given.tokenizer, given.start)?),
+            false => Some(Stream::encode(&documents, given.tokenizer, given.start)?),
         };
         Ok(Box::new(MaskedLm {
             rows: given.rows,
@@ -162,6 +176,16 @@ impl Pretraining {
     }
 }
 
+/// The held-out documents, encoded; none where there are none.
+fn held_out(data: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<Option<ScoreTexts>> {
+    let documents = read_documents(data, Split::Validation)?;
+    let texts: Vec<&str> = documents.iter().map(|d| d.text.as_str()).collect();
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(ScoreTexts::encode(model.decoder()?, tokenizer, &texts)?))
+}
+
 impl Configured for Pretraining {
     fn references(&self) -> Vec<Reference> {
         vec![
@@ -190,15 +214,20 @@ impl Configured for Pretraining {
         let parameters = both().map(Spec::parameters).sum::<u64>() as f64;
         let at_once = self.derived.micro_batch.min(self.sequences());
         let (rows, precision) = (at_once * self.derived.seq_len, self.config.precision.resolve());
-        let recompute = self.config.activation_checkpointing;
-        let activations: f64 = both().map(|spec| spec.activation_bytes(rows, recompute, precision)).sum();
-        // Parameters and gradients, a second time where several micro-batches add up, and what the optimizer remembers.
-        let gradients = if at_once < self.sequences() { 8.0 } else { 4.0 };
-        let state = 4.0 + gradients + Optimizer::new(&self.optimizer())?.bytes_per_parameter();
+        let step = StepSize {
+            rows,
+            accumulates: at_once < self.sequences(),
+            recompute: self.config.activation_checkpointing,
+            precision,
+            state: Optimizer::new(&self.optimizer())?.bytes_per_parameter(),
+        };
+        // While the text is encoded there are its tokens, twice for a moment, and their documents; then only the latter.
+        let stream = bytes / bytes_per_token;
+        let training = both().map(|spec| memory(spec, step)).sum::<Result<f64>>()? + 8.0 * stream;
+        let memory_bytes = PROGRAM_BYTES + training.max(4.0 * parameters + bytes + 12.0 * stream);
         let mut plan = Plan {
             flops,
-            // A twelfth more: the allocator's gaps, packed matrices, the program itself.
-            memory_bytes: 13.0 / 12.0 * (state * parameters + activations),
+            memory_bytes,
             disk_bytes: 4.0 * parameters,
             // Small models reach about half of the peak.
             seconds: flops / (0.5 * inputs.peak_flops.max(1.0)),
@@ -217,7 +246,6 @@ impl Configured for Pretraining {
         let data = &context.input("data")?.path;
         let tokenizer = Tokenizer::load(&context.input("tokenizer")?.path)?;
         let documents = read_documents(data, Split::Train)?;
-        let validation = read_documents(data, Split::Validation)?;
         let device = cupola_ops::open(context.device)?;
         let sizes = self.config.sizes(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
         let family = cupola_arch::family(&self.config.family)?;
@@ -230,6 +258,9 @@ impl Configured for Pretraining {
 
         let start = start_of_documents(&spec, &tokenizer)?;
         let stream = Stream::encode(&documents, &tokenizer, start)?;
+        let went_in =
+            format!("{}, {} tokens", human_bytes(total_bytes(&documents) as f64), human_count(stream.len() as f64));
+        drop(documents);
         let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), stream.len() as u64);
         let sequences = self.sequences();
         let steps = (tokens / (sequences * self.derived.seq_len) as u64).max(1);
@@ -242,10 +273,8 @@ impl Configured for Pretraining {
             human_count(spec.parameters() as f64),
             human_count(stream.len() as f64),
         ));
-        let went_in =
-            format!("{}, {} tokens", human_bytes(total_bytes(&documents) as f64), human_count(stream.len() as f64));
         let rows = Rows::new(Arc::new(stream), self.derived.seq_len, context.seed)?;
-        let given = Given { rows, validation, tokenizer: &tokenizer, start, seed: context.seed };
+        let given = Given { rows, data, model: &model, tokenizer: &tokenizer, start, seed: context.seed };
         let mut objective = match learned {
             Learned::Causal => self.causal(given, &spec)?,
             Learned::Masked => self.masked(given, &spec, [0.8, 0.1])?,

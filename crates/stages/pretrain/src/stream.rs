@@ -30,9 +30,11 @@ impl Stream {
         let pieces: Vec<(usize, &str)> =
             documents.iter().enumerate().flat_map(|(i, d)| pieces(&d.text).into_iter().map(move |p| (i, p))).collect();
         let texts: Vec<&str> = pieces.iter().map(|(_, text)| *text).collect();
-        let mut stream = Self { ids: vec![], documents: vec![] };
+        let encoded = tokenizer.encode_batch(&texts)?;
+        let tokens = documents.len() + encoded.iter().map(Vec::len).sum::<usize>();
+        let mut stream = Self { ids: Vec::with_capacity(tokens), documents: Vec::with_capacity(tokens) };
         let mut last = None;
-        for ((document, _), ids) in pieces.iter().zip(tokenizer.encode_batch(&texts)?) {
+        for ((document, _), ids) in pieces.iter().zip(encoded) {
             if last != Some(*document) {
                 stream.push(start, *document);
                 last = Some(*document);
@@ -61,8 +63,8 @@ impl Stream {
     }
 }
 
-/// How much text a piece holds, bytes.
-const PIECE: usize = 1 << 16;
+/// How much text a piece holds, bytes: encoding takes some hundred bytes of memory for each.
+const PIECE: usize = 1 << 14;
 
 /// Cuts a text after line ends where a new word begins anyway.
 fn pieces(text: &str) -> Vec<&str> {

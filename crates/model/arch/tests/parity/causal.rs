@@ -7,12 +7,13 @@ use cupola_nn::{Batch, Cache, Decoder, Module, Step};
 use cupola_ops::{IGNORE, to_vec};
 use cupola_testkit::{Golden, assert_close};
 
-use crate::{close, compare_gradients};
+use crate::{close, compare_gradients, masked};
 
 pub fn check(golden: &Golden, model: &Model) {
     let decoder = model.decoder().unwrap();
     let (batch, real) = padded(golden, "in", decoder);
     forward(golden, decoder, &batch, &real);
+    routers(golden, decoder, &batch, &real);
     backward(golden, &mut model.clone(), &batch);
     generation(golden, decoder);
     cached_equals_whole(golden, decoder);
@@ -31,6 +32,7 @@ fn padded(golden: &Golden, prefix: &str, decoder: &Decoder) -> (Batch, Vec<bool>
     if decoder.spec().embedding.positions.is_some_and(|p| p.count_padding) {
         batch.positions = (0..batch.ids.len()).map(|i| (i % batch.seq()) as u32).collect();
     }
+    batch.real = Some(real.as_slice().into());
     (batch, real)
 }
 
@@ -42,6 +44,25 @@ fn forward(golden: &Golden, decoder: &Decoder, batch: &Batch, real: &[bool]) {
         close(golden, &format!("out.hidden_states.{i}"), to_vec(state), real);
     }
     close(golden, "out.logits", to_vec(&decoder.logits(states.last().unwrap().clone())), real);
+}
+
+/// What routers say of each token, and how even their choices are.
+fn routers(golden: &Golden, decoder: &Decoder, batch: &Batch, real: &[bool]) {
+    let routing = decoder.routing(batch);
+    let has = |name: &str| golden.names().contains(&name);
+    let golden_routers = golden.names().iter().filter(|name| name.starts_with("out.router_logits.")).count();
+    assert!(golden_routers == 0 || golden_routers == routing.len(), "router logits");
+    for i in 0..golden_routers {
+        let key = format!("out.router_logits.{i}");
+        let (shape, want) = golden.f32(&key);
+        let (atol, rtol) = golden.tolerance(&key);
+        assert_eq!(shape, routing[i].logits.dims());
+        let got = masked(to_vec(&routing[i].logits), real);
+        assert_close(&key, &got, &masked(want, real), atol, rtol);
+    }
+    if has("out.aux_loss") {
+        golden.check("out.aux_loss", &to_vec(&cupola_nn::balance_loss(&routing, batch.real.as_deref())));
+    }
 }
 
 /// Labels shifted by one, as the causal loss wants them.
