@@ -208,7 +208,7 @@ mod tests {
             d_ff,
             max_seq_len,
             tie_embeddings,
-            experts: None,
+            experts: cupola_arch::ExpertSizes::default(),
             bos,
             eos,
             pad,
