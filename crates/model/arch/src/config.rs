@@ -51,6 +51,14 @@ impl ConfigJson<'_> {
             .map(|n| n.map(|n| n as usize))
     }
 
+    /// A positive whole number, or what the reference derives where it is absent or `"auto"`.
+    pub fn size_or_auto(&self, key: &str, derived: usize) -> Result<usize> {
+        if self.get(key).is_some_and(|value| value == "auto") {
+            return Ok(derived);
+        }
+        Ok(self.size(key)?.unwrap_or(derived))
+    }
+
     /// A positive whole number that must be there.
     pub fn required_size(&self, key: &str) -> Result<usize> {
         self.size(key)?.ok_or_else(|| {

@@ -7,6 +7,7 @@ mod fused;
 mod gpt2;
 mod likeness;
 mod llama;
+mod mamba;
 mod model;
 mod names;
 mod network;
@@ -23,4 +24,4 @@ pub use network::{Network, Spec};
 pub use rearrange::Rearrangement;
 
 /// Every family.
-pub const ALL: &[&dyn Family] = &[&llama::Llama, &gpt2::Gpt2];
+pub const ALL: &[&dyn Family] = &[&llama::Llama, &gpt2::Gpt2, &mamba::Mamba];

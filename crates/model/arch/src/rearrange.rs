@@ -1,6 +1,7 @@
 //! How a file's tensors differ from a model's parameters, where they do.
 
 use cupola_artifact::{Error, HostTensor, Result, StateDict};
+use cupola_nn::LayerSpec;
 
 use crate::fused::Fused;
 
@@ -36,6 +37,23 @@ impl From<Fused> for Rearrangement {
 }
 
 impl Rearrangement {
+    /// A tensor that the model has in one row.
+    pub fn in_a_row(name: String, file: Vec<usize>) -> Self {
+        let model = vec![file.iter().product()];
+        Self::Reshaped { name, file, model }
+    }
+
+    /// What a recurrent layer has in a row and its files have not, by the names that transformers gives to all of them.
+    pub fn of_recurrence(place: &str, layer: &LayerSpec) -> Vec<Self> {
+        match layer {
+            LayerSpec::Mamba(mamba) => vec![
+                Self::in_a_row(format!("{place}.conv1d.weight"), vec![mamba.d_inner, 1, mamba.d_conv]),
+                Self::in_a_row(format!("{place}.A_log"), vec![mamba.d_inner, mamba.d_state]),
+            ],
+            _ => Vec::new(),
+        }
+    }
+
     /// Replaces the file's tensors by the model's. What is absent is left to whoever looks for it.
     ///
     /// # Errors

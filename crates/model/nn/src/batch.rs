@@ -18,6 +18,9 @@ pub struct Batch {
     pub types: Option<Arc<[u32]>>,
     /// Who attends whom.
     pub mask: Mask,
+    /// Which tokens are padding, `[B · T]`, for layers that would otherwise carry a state through it; such a layer takes
+    /// padding and the text behind it for one sequence, and zeros for the padding's vectors.
+    pub padding: Option<Arc<[bool]>>,
     /// Rows.
     pub batch: usize,
 }
@@ -27,7 +30,7 @@ impl Batch {
     pub fn causal(ids: Vec<u32>, batch: usize) -> Self {
         let seq = ids.len() / batch;
         let positions = (0..batch).flat_map(|_| 0..seq as u32).collect();
-        Self { mask: Mask::causal(batch, seq), positions, ids: ids.into(), types: None, batch }
+        Self { mask: Mask::causal(batch, seq), positions, ids: ids.into(), types: None, padding: None, batch }
     }
 
     /// Rows that hold several segments, each attending only its own past; `segments` numbers them, `[B · T]`.
@@ -44,7 +47,7 @@ impl Batch {
         let seq = ids.len() / batch;
         let starts = Mask::segments(segments, seq);
         let positions = starts.lo.iter().enumerate().map(|(i, lo)| (i % seq) as u32 - lo).collect();
-        Self { mask: mask(segments, seq), positions, ids: ids.into(), types: None, batch }
+        Self { mask: mask(segments, seq), positions, ids: ids.into(), types: None, padding: None, batch }
     }
 
     /// Tokens per row.
@@ -60,6 +63,21 @@ impl Batch {
         let ends = starts.iter().skip(1).copied().chain([self.ids.len()]);
         starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
     }
+
+    /// The same for layers that carry a state: padding belongs to what follows it in its row.
+    pub(crate) fn scanned_sequences(&self) -> Vec<Range<usize>> {
+        let Some(padding) = &self.padding else { return self.sequences() };
+        let mut merged: Vec<Range<usize>> = Vec::new();
+        for sequence in self.sequences() {
+            match merged.last_mut() {
+                Some(last) if padding[last.start] && !sequence.start.is_multiple_of(self.seq()) => {
+                    last.end = sequence.end;
+                }
+                _ => merged.push(sequence),
+            }
+        }
+        merged
+    }
 }
 
 /// What a model remembers of one sequence, layer by layer.
@@ -67,12 +85,19 @@ impl Batch {
 pub struct Cache {
     pub(crate) layers: Vec<LayerState>,
     pub(crate) len: usize,
+    pub(crate) padding: usize,
 }
 
 impl Cache {
     /// Nothing remembered yet, for so many layers.
     pub(crate) fn empty(layers: usize) -> Self {
-        Self { layers: vec![LayerState::default(); layers], len: 0 }
+        Self { layers: vec![LayerState::default(); layers], len: 0, padding: 0 }
+    }
+
+    /// The same after so many tokens of padding, which layers without attention may have seen.
+    #[must_use]
+    pub fn after_padding(self, padding: usize) -> Self {
+        Self { padding, ..self }
     }
 
     /// Tokens seen.

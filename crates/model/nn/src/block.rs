@@ -25,6 +25,8 @@ pub enum Layout {
     PostNorm,
     /// `x += norm'(f(norm(x)))` for each layer (Gemma 2).
     Sandwich,
+    /// `x = f(x)` for each layer: no norm and no residual stream.
+    Bare,
     /// `x += Σ f(norm(x))`, each layer with a norm of its own (GPT-NeoX).
     Parallel,
     /// `x += Σ f(norm(x))`, one norm for all layers (Falcon).
@@ -84,8 +86,8 @@ impl Block {
             let mut norm = |wanted: bool, part: &str| {
                 wanted.then(|| scope.norm(&format!("{name}{part}"), spec.norm, d_model)).transpose()
             };
-            let before =
-                norm(spec.layout != Layout::PostNorm && (i == 0 || spec.layout != Layout::ParallelShared), "_norm")?;
+            let normed = !matches!(spec.layout, Layout::PostNorm | Layout::Bare);
+            let before = norm(normed && (i == 0 || spec.layout != Layout::ParallelShared), "_norm")?;
             let after = match spec.layout {
                 Layout::PostNorm => norm(true, "_norm")?,
                 Layout::Sandwich => norm(true, "_post_norm")?,
@@ -99,7 +101,7 @@ impl Block {
 
     pub(crate) fn forward(&self, stream: &mut Stream, pass: &mut Pass<'_, '_>) {
         match self.layout {
-            Layout::PreNorm | Layout::PostNorm | Layout::Sandwich => self.in_turn(stream, pass),
+            Layout::PreNorm | Layout::PostNorm | Layout::Sandwich | Layout::Bare => self.in_turn(stream, pass),
             Layout::Parallel | Layout::ParallelShared => self.side_by_side(stream, pass),
         }
     }
@@ -118,6 +120,7 @@ impl Block {
                     *stream = Stream::new(y);
                 }
                 (Some(norm), _) => stream.add(norm.forward(y)),
+                (None, Layout::Bare) => *stream = Stream::new(y),
                 (None, _) => stream.add(y),
             }
         }

@@ -113,4 +113,14 @@ impl Pass<'_, '_> {
         };
         steps.iter_mut().map(move |s| (&mut s.cache.layers[slot], s.rows))
     }
+
+    /// The same with how many tokens of padding precede each sequence.
+    pub(crate) fn padded_states(&mut self) -> impl Iterator<Item = (&mut LayerState, usize, usize)> {
+        let slot = self.slot;
+        let steps: &mut [Step<'_>] = match &mut self.reach {
+            Reach::Caches(steps) => steps,
+            Reach::Batch(_) => &mut [],
+        };
+        steps.iter_mut().map(move |s| (&mut s.cache.layers[slot], s.rows, s.cache.padding))
+    }
 }

@@ -1,8 +1,13 @@
 //! The list of layers that blocks are made of.
 
 use crate::attention::AttentionSpec;
+use crate::cell::CellSpec;
 use crate::feed_forward::FeedForwardSpec;
+use crate::griffin::GriffinSpec;
 use crate::layer::LayerKind;
+use crate::mamba::MambaSpec;
+use crate::mamba2::Mamba2Spec;
+use crate::rwkv::{ChannelMixSpec, TimeMixSpec};
 
 /// The numbers of a layer, whichever it is.
 macro_rules! layers {
@@ -35,4 +40,16 @@ layers! {
     Attention(AttentionSpec),
     /// A feed-forward layer.
     FeedForward(FeedForwardSpec),
+    /// Mamba's selective state space.
+    Mamba(MambaSpec),
+    /// Mamba-2's, with heads.
+    Mamba2(Mamba2Spec),
+    /// RWKV's weighted mean of the past.
+    TimeMix(TimeMixSpec),
+    /// RWKV's feed-forward layer.
+    ChannelMix(ChannelMixSpec),
+    /// Griffin's gated linear recurrence.
+    Griffin(GriffinSpec),
+    /// An Elman, LSTM or GRU layer.
+    Cell(CellSpec),
 }

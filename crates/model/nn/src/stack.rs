@@ -101,6 +101,7 @@ impl Stack {
                 _ => block.forward(&mut stream, pass),
             }
         }
+        seen(&stream);
         match &self.norm {
             Some(norm) => stream.norm(norm),
             None => stream.value(),
@@ -125,6 +126,15 @@ impl Stack {
 
     /// The embeddings, the input of each further block, and the last hidden states.
     pub fn hidden_states(&self, batch: &Batch) -> Vec<Tensor<2>> {
+        let mut states = Vec::new();
+        let last = self.batch(batch, |stream| states.push(stream.value())).last;
+        states.pop();
+        states.push(last);
+        states
+    }
+
+    /// The same with what the last block gives, before the last norm.
+    pub fn streams(&self, batch: &Batch) -> Vec<Tensor<2>> {
         let mut states = Vec::new();
         let last = self.batch(batch, |stream| states.push(stream.value())).last;
         states.push(last);

@@ -29,6 +29,7 @@ fixtures! {
     parity_llama: "llama",
     parity_llama_linear_rope: "llama-linear-rope",
     parity_llama_sharded_bf16: "llama-sharded-bf16",
+    parity_mamba: "mamba",
 }
 
 /// Fixtures of models that see or draw, which are no text architectures.
