@@ -150,6 +150,16 @@ impl ConfigJson<'_> {
         Ok(n / by)
     }
 
+    /// [`Self::rope`] of a family that rotates another part of each head than all of it where nothing is said.
+    pub fn rope_with_share(&self, d_head: usize, share: f64) -> Result<RopeSpec> {
+        let said = self.section("rope_parameters")?.is_some_and(|s| s.get("partial_rotary_factor").is_some());
+        let mut values = self.values.clone();
+        if !said {
+            values.entry("partial_rotary_factor").or_insert_with(|| json!(share));
+        }
+        ConfigJson { values: &values }.rope(d_head)
+    }
+
     /// The rotary settings as transformers 5 (`rope_parameters`) or 4 (`rope_theta`, `rope_scaling`) writes them, for
     /// heads of `d_head`.
     pub fn rope(&self, d_head: usize) -> Result<RopeSpec> {
@@ -182,11 +192,63 @@ impl ConfigJson<'_> {
                 high_freq_factor: settings.number("high_freq_factor", 4.0)?,
                 original_max_seq_len: settings.number("original_max_position_embeddings", 8192.0)?,
             },
+            "dynamic" => RopeScaling::Dynamic {
+                factor: settings.number("factor", 1.0)?,
+                original_max_seq_len: self.original_len(settings)?,
+            },
+            "yarn" => self.yarn(settings)?,
+            "longrope" | "su" => self.long_rope(settings, rotary_dim)?,
             other => {
                 return Err(Error::failed(format!("config.json asks for rotary scaling `{other}`"))
-                    .with_hint("this build knows default, linear and llama3"));
+                    .with_hint("this build knows default, linear, dynamic, yarn, llama3 and longrope"));
             }
         };
         Ok(RopeSpec { theta, rotary_dim, scaling })
+    }
+
+    /// The context that a model with a rotary scaling was first trained on.
+    fn original_len(&self, settings: &ConfigJson<'_>) -> Result<f64> {
+        let key = "original_max_position_embeddings";
+        let here = settings.optional_number(key)?.or(self.optional_number(key)?);
+        Ok(here.unwrap_or(self.number("max_position_embeddings", 2048.0)?))
+    }
+
+    fn yarn(&self, settings: &ConfigJson<'_>) -> Result<RopeScaling> {
+        let original_max_seq_len = self.original_len(settings)?;
+        let factor =
+            settings.number("factor", self.number("max_position_embeddings", 2048.0)? / original_max_seq_len)?;
+        let scale = |by: f64| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
+        let derived = match (settings.optional_number("mscale")?, settings.optional_number("mscale_all_dim")?) {
+            (Some(some), Some(all)) if some != 0.0 && all != 0.0 => scale(some) / scale(all),
+            _ => scale(1.0),
+        };
+        Ok(RopeScaling::Yarn {
+            factor,
+            beta_fast: settings.number("beta_fast", 32.0)?,
+            beta_slow: settings.number("beta_slow", 1.0)?,
+            truncate: settings.flag("truncate", true)?,
+            attention_factor: settings.number("attention_factor", derived)?,
+            original_max_seq_len,
+        })
+    }
+
+    fn long_rope(&self, settings: &ConfigJson<'_>, rotary_dim: usize) -> Result<RopeScaling> {
+        let original = self.original_len(settings)?;
+        let factors = |key: &str| {
+            let list = settings.get(key).and_then(Value::as_array);
+            let numbers: Option<Vec<f64>> = list.and_then(|list| list.iter().map(Value::as_f64).collect());
+            numbers.filter(|n| n.len() == rotary_dim / 2).ok_or_else(|| {
+                Error::failed(format!("`{key}` of the rotary scaling in config.json is no list of {}", rotary_dim / 2))
+            })
+        };
+        let longest = self.number("max_position_embeddings", original)?;
+        let factor = settings.number("factor", longest / original)?;
+        let derived = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
+        Ok(RopeScaling::Long {
+            short: factors("short_factor")?,
+            long: factors("long_factor")?,
+            attention_factor: settings.number("attention_factor", derived)?,
+            original_max_seq_len: original,
+        })
     }
 }

@@ -3,14 +3,14 @@
 
 use cupola_artifact::Result;
 use cupola_nn::{
-    AttentionSpec, BlockSpec, DecoderSpec, EmbeddingSpec, FeedForwardSpec, FfnKind, Layout, LearnedPositions, NormSpec,
-    StackSpec,
+    AttentionSpec, BlockSpec, EmbeddingSpec, FeedForwardSpec, FfnKind, Layout, LearnedPositions, NormSpec,
 };
 use serde_json::{Map, Value, json};
 
 use crate::config::ConfigJson;
 use crate::family::{Family, Form, Sizes};
 use crate::fused::Fused;
+use crate::likeness::decoder;
 use crate::names::NameTable;
 use crate::network::Spec;
 use crate::rearrange::Rearrangement;
@@ -32,13 +32,12 @@ impl Family for Gpt2 {
     }
 
     fn read(&self, config: &ConfigJson<'_>) -> Result<Spec> {
-        config.only(&[
-            ("scale_attn_weights", json!(true)),
-            ("scale_attn_by_inverse_layer_idx", json!(false)),
-            ("add_cross_attention", json!(false)),
-        ])?;
+        config.only(&[("add_cross_attention", json!(false))])?;
         let (d_model, n_heads) = (config.required_size("n_embd")?, config.required_size("n_head")?);
         let d_head = config.divides(("n_embd", d_model), ("n_head", n_heads))?;
+        let scaled = if config.flag("scale_attn_weights", true)? { (d_head as f32).powf(-0.5) } else { 1.0 };
+        let by_layer = config.flag("scale_attn_by_inverse_layer_idx", false)?;
+        let scale = |layer: usize| if by_layer { scaled / (layer + 1) as f32 } else { scaled };
         let attention = AttentionSpec { bias: true, out_bias: true, ..AttentionSpec::new(n_heads, n_heads, d_head) };
         let ffn = FeedForwardSpec {
             d_ff: config.size("n_inner")?.unwrap_or(4 * d_model),
@@ -46,25 +45,18 @@ impl Family for Gpt2 {
             bias: true,
         };
         let norm = NormSpec::layer(config.number("layer_norm_epsilon", 1e-5)?);
-        let layers = vec![("attention", attention.into()), ("ffn", ffn.into())];
+        let block = |layer: usize| {
+            let attention = AttentionSpec { scale: Some(scale(layer)), ..attention.clone() };
+            let layers = vec![("attention", attention.into()), ("ffn", ffn.clone().into())];
+            BlockSpec { layout: Layout::PreNorm, norm, layers }
+        };
         let max_seq_len = config.size("n_positions")?.unwrap_or(1024);
         let positions = LearnedPositions { rows: max_seq_len, offset: 0, count_padding: true };
-        let stack = StackSpec {
-            vocab_size: config.required_size("vocab_size")?,
-            d_model,
-            max_seq_len,
-            embedding: EmbeddingSpec { positions: Some(positions), ..EmbeddingSpec::plain(d_model) },
-            blocks: vec![BlockSpec { layout: Layout::PreNorm, norm, layers }; config.required_size("n_layer")?],
-            norm: Some(norm),
-        };
-        Ok(Spec::Decoder(DecoderSpec {
-            stack,
-            tie_embeddings: config.flag("tie_word_embeddings", true)?,
-            soft_cap: None,
-            bos: config.token("bos_token_id")?,
-            eos: config.tokens("eos_token_id")?,
-            pad: config.token("pad_token_id")?,
-        }))
+        let embedding = EmbeddingSpec { positions: Some(positions), ..EmbeddingSpec::plain(d_model) };
+        let blocks = (0..config.required_size("n_layer")?).map(block).collect();
+        let mut spec = decoder(config, embedding, blocks, Some(norm), (d_model, max_seq_len))?;
+        spec.tie_embeddings = config.flag("tie_word_embeddings", true)?;
+        Ok(Spec::Decoder(spec))
     }
 
     fn fresh(&self, sizes: &Sizes) -> Map<String, Value> {

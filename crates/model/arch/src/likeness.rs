@@ -10,6 +10,51 @@ use crate::config::ConfigJson;
 use crate::family::Sizes;
 use crate::network::Spec;
 
+/// A decoder of blocks, with the vocabulary and the special tokens that every `config.json` names alike; its output layer
+/// is of its own.
+pub(crate) fn decoder(
+    config: &ConfigJson<'_>,
+    embedding: EmbeddingSpec,
+    blocks: Vec<BlockSpec>,
+    norm: Option<NormSpec>,
+    (d_model, max_seq_len): (usize, usize),
+) -> Result<DecoderSpec> {
+    Ok(DecoderSpec {
+        stack: StackSpec {
+            vocab_size: config.required_size("vocab_size")?,
+            d_model,
+            max_seq_len,
+            embedding,
+            blocks,
+            norm,
+        },
+        tie_embeddings: false,
+        soft_cap: None,
+        bos: config.token("bos_token_id")?,
+        eos: config.tokens("eos_token_id")?,
+        pad: config.token("pad_token_id")?,
+    })
+}
+
+/// Which layers attend a window only, by `layer_types`; where that is absent, `other` says it of each layer.
+pub(crate) fn sliding_layers(
+    config: &ConfigJson<'_>,
+    n_layers: usize,
+    other: impl Fn(usize) -> bool,
+) -> Result<Vec<bool>> {
+    let Some(types) = config.texts("layer_types")? else { return Ok((0..n_layers).map(other).collect()) };
+    if types.len() != n_layers {
+        return Err(Error::failed(format!("config.json has {n_layers} layers, but {} `layer_types`", types.len())));
+    }
+    let one = |name: &&str| match *name {
+        "full_attention" => Ok(false),
+        "sliding_attention" => Ok(true),
+        other => Err(Error::failed(format!("`layer_types` in config.json has the unknown type `{other}`"))
+            .with_hint("this build knows full_attention and sliding_attention")),
+    };
+    types.iter().map(one).collect()
+}
+
 /// A decoder that is described in Llama's words. A family reads one, changes what is its own, and makes the spec of it.
 pub(crate) struct LlamaLike {
     pub d_model: usize,
@@ -54,6 +99,13 @@ impl LlamaLike {
         })
     }
 
+    /// Heads of another width than the width of the model over their number.
+    pub fn set_d_head(&mut self, config: &ConfigJson<'_>, d_head: usize) -> Result<()> {
+        self.attention.d_head = d_head;
+        self.attention.rope = Some(config.rope(d_head)?);
+        Ok(())
+    }
+
     /// The block of these numbers.
     pub fn block(&self, attention: AttentionSpec) -> BlockSpec {
         let layers = vec![("attention", attention.into()), ("ffn", self.ffn.clone().into())];
@@ -68,22 +120,21 @@ impl LlamaLike {
 
     /// The decoder of given blocks.
     pub fn spec_of(self, config: &ConfigJson<'_>, blocks: Vec<BlockSpec>) -> Result<Spec> {
-        let stack = StackSpec {
-            vocab_size: config.required_size("vocab_size")?,
-            d_model: self.d_model,
-            max_seq_len: self.max_seq_len,
-            embedding: self.embedding,
-            blocks,
-            norm: Some(self.norm),
-        };
-        Ok(Spec::Decoder(DecoderSpec {
-            stack,
-            tie_embeddings: self.tie_embeddings,
-            soft_cap: self.soft_cap,
-            bos: config.token("bos_token_id")?,
-            eos: config.tokens("eos_token_id")?,
-            pad: config.token("pad_token_id")?,
-        }))
+        let mut spec = decoder(config, self.embedding, blocks, Some(self.norm), (self.d_model, self.max_seq_len))?;
+        spec.tie_embeddings = self.tie_embeddings;
+        spec.soft_cap = self.soft_cap;
+        Ok(Spec::Decoder(spec))
+    }
+
+    /// The decoder whose blocks differ in how far attention reaches: `sliding` says for each layer whether it is
+    /// limited to the `sliding_window` of the configuration.
+    pub fn spec_with_windows(self, config: &ConfigJson<'_>, sliding: &[bool]) -> Result<Spec> {
+        let window =
+            if sliding.contains(&true) { Some([config.required_size("sliding_window")? - 1, 0]) } else { None };
+        let attention =
+            |sliding: &bool| AttentionSpec { window: window.filter(|_| *sliding), ..self.attention.clone() };
+        let blocks = sliding.iter().map(|s| self.block(attention(s))).collect();
+        self.spec_of(config, blocks)
     }
 
     /// The settings of a fresh model, in both spellings of the rotary positions: transformers 4 reads the first two,

@@ -1,7 +1,7 @@
 //! Mamba (Gu and Dao 2023): RMSNorm and a selective state space, without attention and without feed-forward layers.
 
 use cupola_artifact::Result;
-use cupola_nn::{BlockSpec, DecoderSpec, EmbeddingSpec, Layout, MambaSpec, NormSpec, StackSpec};
+use cupola_nn::{BlockSpec, EmbeddingSpec, LayerSpec, Layout, MambaSpec, NormSpec, StackSpec};
 use serde_json::{Map, Value, json};
 
 use crate::config::ConfigJson;
@@ -9,6 +9,7 @@ use crate::family::{Family, Form, Sizes};
 use crate::names::NameTable;
 use crate::network::Spec;
 use crate::rearrange::Rearrangement;
+use crate::recurrent::{decoder, of_mamba, rows_of_layers};
 
 /// Mamba, Falcon-Mamba's norms apart.
 pub struct Mamba;
@@ -52,14 +53,7 @@ impl Family for Mamba {
             blocks: vec![block; config.required_size("num_hidden_layers")?],
             norm: Some(norm),
         };
-        Ok(Spec::Decoder(DecoderSpec {
-            stack,
-            tie_embeddings: config.flag("tie_word_embeddings", true)?,
-            soft_cap: None,
-            bos: config.token("bos_token_id")?,
-            eos: config.tokens("eos_token_id")?,
-            pad: config.token("pad_token_id")?,
-        }))
+        decoder(config, stack, true)
     }
 
     fn fresh(&self, sizes: &Sizes) -> Map<String, Value> {
@@ -97,10 +91,10 @@ impl Family for Mamba {
     }
 
     fn rearrangements(&self, spec: &Spec) -> Vec<Rearrangement> {
-        let layers = spec.stack().blocks.iter().enumerate().flat_map(|(i, block)| {
-            block.layers.iter().map(move |(_, layer)| (format!("backbone.layers.{i}.mixer"), layer))
-        });
-        layers.flat_map(|(place, layer)| Rearrangement::of_recurrence(&place, layer)).collect()
+        rows_of_layers(spec, |block, _, layer| match layer {
+            LayerSpec::Mamba(mixer) => of_mamba(&format!("backbone.layers.{block}.mixer"), mixer),
+            _ => Vec::new(),
+        })
     }
 
     /// Older files call the embedding by its singular.

@@ -1,7 +1,6 @@
 //! How a file's tensors differ from a model's parameters, where they do.
 
 use cupola_artifact::{Error, HostTensor, Result, StateDict};
-use cupola_nn::LayerSpec;
 
 use crate::fused::Fused;
 
@@ -18,6 +17,13 @@ pub enum Rearrangement {
         count: usize,
         /// The model's name.
         name: String,
+    },
+    /// A module that files call otherwise in some of a family's models.
+    Renamed {
+        /// Its name in the file, without `.weight`.
+        file: String,
+        /// The model's name.
+        model: String,
     },
     /// A tensor of another shape with the same numbers in the same order.
     Reshaped {
@@ -43,17 +49,6 @@ impl Rearrangement {
         Self::Reshaped { name, file, model }
     }
 
-    /// What a recurrent layer has in a row and its files have not, by the names that transformers gives to all of them.
-    pub fn of_recurrence(place: &str, layer: &LayerSpec) -> Vec<Self> {
-        match layer {
-            LayerSpec::Mamba(mamba) => vec![
-                Self::in_a_row(format!("{place}.conv1d.weight"), vec![mamba.d_inner, 1, mamba.d_conv]),
-                Self::in_a_row(format!("{place}.A_log"), vec![mamba.d_inner, mamba.d_state]),
-            ],
-            _ => Vec::new(),
-        }
-    }
-
     /// Replaces the file's tensors by the model's. What is absent is left to whoever looks for it.
     ///
     /// # Errors
@@ -62,6 +57,10 @@ impl Rearrangement {
         match self {
             Self::Fused(fused) => fused.unpack(state),
             Self::Stacked { file, count, name } => stack(state, file, *count, name),
+            Self::Renamed { file, model } => {
+                rename(state, file, model);
+                Ok(())
+            }
             Self::Reshaped { name, file, model } => {
                 let Some(tensor) = state.get_mut(name) else { return Ok(()) };
                 if tensor.shape != *file {
@@ -85,11 +84,21 @@ impl Rearrangement {
                     state.insert(numbered(file, i), HostTensor { shape, dtype, bytes });
                 }
             }
+            Self::Renamed { file, model } => rename(state, model, file),
             Self::Reshaped { name, file, .. } => {
                 if let Some(tensor) = state.get_mut(name) {
                     tensor.shape.clone_from(file);
                 }
             }
+        }
+    }
+}
+
+/// Gives a module's tensors another name.
+fn rename(state: &mut StateDict, from: &str, to: &str) {
+    for kind in ["weight", "bias"] {
+        if let Some(tensor) = state.remove(&format!("{from}.{kind}")) {
+            state.insert(format!("{to}.{kind}"), tensor);
         }
     }
 }

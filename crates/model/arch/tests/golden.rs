@@ -107,7 +107,7 @@ fn gpt2_settings_that_are_not_built_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let config = std::fs::read_to_string(fixture("gpt2").join("config.json")).unwrap();
     for (old, new, message) in [
-        ("\"scale_attn_weights\": true", "\"scale_attn_weights\": false", "`scale_attn_weights` = false"),
+        ("\"add_cross_attention\": false", "\"add_cross_attention\": true", "`add_cross_attention` = true"),
         ("\"gelu_new\"", "\"mish\"", "asks for the activation \"mish\""),
         ("\"n_head\": 4", "\"n_head\": 5", "which n_head = 5 does not divide"),
     ] {

@@ -26,8 +26,8 @@ pub struct AttentionSpec {
     pub d_head: usize,
     /// Rotary positions.
     pub rope: Option<RopeSpec>,
-    /// Whether scores fall with the distance (ALiBi, Press et al. 2022).
-    pub alibi: bool,
+    /// Scores fall with the distance (ALiBi, Press et al. 2022); the slopes are multiplied by this.
+    pub alibi: Option<f32>,
     /// Whether q, k and v have biases.
     pub bias: bool,
     /// Whether the output has a bias.
@@ -50,7 +50,7 @@ impl AttentionSpec {
             n_kv_heads,
             d_head,
             rope: None,
-            alibi: false,
+            alibi: None,
             bias: false,
             out_bias: false,
             qk_norm: None,
@@ -73,7 +73,7 @@ impl LayerKind for AttentionSpec {
             q_norm: norm(scope, "q_norm")?,
             k_norm: norm(scope, "k_norm")?,
             angles: self.rope.as_ref().map(|rope| scope.angles(rope)),
-            slopes: self.alibi.then(|| alibi_slopes(self.n_heads)),
+            slopes: self.alibi.map(|by| alibi_slopes(self.n_heads).iter().map(|slope| slope * by).collect()),
             spec: self.clone(),
         }))
     }

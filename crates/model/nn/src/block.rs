@@ -23,6 +23,8 @@ pub enum Layout {
     PreNorm,
     /// `x = norm(x + f(x))` for each layer.
     PostNorm,
+    /// `x = n + f(n)` with `n = norm(x)` for each layer (BLOOM, as an option).
+    NormedResidual,
     /// `x += norm'(f(norm(x)))` for each layer (Gemma 2).
     Sandwich,
     /// `x = f(x)` for each layer: no norm and no residual stream.
@@ -101,7 +103,9 @@ impl Block {
 
     pub(crate) fn forward(&self, stream: &mut Stream, pass: &mut Pass<'_, '_>) {
         match self.layout {
-            Layout::PreNorm | Layout::PostNorm | Layout::Sandwich | Layout::Bare => self.in_turn(stream, pass),
+            Layout::PreNorm | Layout::PostNorm | Layout::NormedResidual | Layout::Sandwich | Layout::Bare => {
+                self.in_turn(stream, pass)
+            }
             Layout::Parallel | Layout::ParallelShared => self.side_by_side(stream, pass),
         }
     }
@@ -113,6 +117,9 @@ impl Block {
                 Some(norm) => stream.norm(norm),
                 None => stream.value(),
             };
+            if self.layout == Layout::NormedResidual {
+                *stream = Stream::new(x.clone());
+            }
             let y = part.layer.forward(x, pass);
             match (&part.after, self.layout) {
                 (Some(norm), Layout::PostNorm) => {

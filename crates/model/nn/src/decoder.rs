@@ -57,14 +57,18 @@ impl Decoder {
         self.stack.cache()
     }
 
-    /// The last hidden states of a batch, `[B·T, D]`.
+    /// The last hidden states of a batch, `[B·T, D]`, or as wide as the embedding where that is narrower.
     pub fn hidden(&self, batch: &Batch) -> Tensor<2> {
-        self.stack.hidden(batch).last
+        self.narrowed(self.stack.hidden(batch).last)
     }
 
     /// The embeddings, the input of each further block, and the last hidden states.
     pub fn hidden_states(&self, batch: &Batch) -> Vec<Tensor<2>> {
-        self.stack.hidden_states(batch)
+        let mut states = self.stack.hidden_states(batch);
+        if let Some(last) = states.pop() {
+            states.push(self.narrowed(last));
+        }
+        states
     }
 
     /// The same with what the last block gives, before the last norm.
@@ -74,12 +78,11 @@ impl Decoder {
 
     /// The last hidden states of new tokens, `[N, D]`, for several sequences at once; the caches grow by them.
     pub fn step(&self, ids: &Arc<[u32]>, steps: &mut [Step<'_>]) -> Tensor<2> {
-        self.stack.step(ids, steps)
+        self.narrowed(self.stack.step(ids, steps))
     }
 
     /// The logits of hidden states, `[N, V]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let hidden = self.narrowed(hidden);
         let logits = match &self.head {
             Some(head) => head.forward(hidden),
             None => cupola_ops::linear(hidden, self.stack.embedding.tokens.value(), None, self.stack.precision),
@@ -111,11 +114,11 @@ impl Decoder {
     /// The same with smoothed labels or a penalty on the logits' size, which decoders with capped logits do not have.
     pub fn loss_of_form(&self, batch: &Batch, targets: &Arc<[i32]>, weights: &Arc<[f32]>, form: LossForm) -> Tensor<1> {
         let hidden = self.stack.hidden(batch);
+        let (x, precision) = (self.narrowed(hidden.last), self.stack.precision);
         let loss = if self.spec.soft_cap.is_some() {
             let weights = Tensor::from_data(&weights[..], &self.device());
-            (self.capped_nll(hidden.last, targets) * weights).sum()
+            (self.capped_nll(x, targets) * weights).sum()
         } else {
-            let (x, precision) = (self.narrowed(hidden.last), self.stack.precision);
             cupola_ops::linear_cross_entropy(x, self.head_weight(), targets, weights, form, precision)
         };
         hidden.extra.into_iter().fold(loss, |loss, extra| loss + extra)
@@ -126,7 +129,7 @@ impl Decoder {
         let hidden = self.hidden(batch);
         match self.spec.soft_cap {
             Some(_) => self.capped_nll(hidden, targets),
-            None => cupola_ops::linear_nll(self.narrowed(hidden), self.head_weight(), targets, self.stack.precision),
+            None => cupola_ops::linear_nll(hidden, self.head_weight(), targets, self.stack.precision),
         }
     }
 
