@@ -177,7 +177,11 @@ impl ConfigJson<'_> {
         let theta = settings.number("rope_theta", self.number("rope_theta", 10_000.0)?)?;
         let share = settings.number("partial_rotary_factor", self.number("partial_rotary_factor", 1.0)?)?;
         let rotary_dim = (d_head as f64 * share) as usize;
-        if rotary_dim == 0 || rotary_dim > d_head || !rotary_dim.is_multiple_of(2) {
+        // The reference rounds an odd number up and leaves the exponents as they were.
+        let odd = rotary_dim;
+        let rotary_dim = odd + odd % 2;
+        let theta = if odd % 2 == 1 { theta.powf(rotary_dim as f64 / odd as f64) } else { theta };
+        if rotary_dim == 0 || rotary_dim > d_head {
             return Err(Error::failed(format!(
                 "{rotary_dim} of a head of {d_head} numbers cannot be rotated in pairs"
             )));

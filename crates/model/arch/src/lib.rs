@@ -28,6 +28,7 @@ mod recurrent_gemma;
 mod rnn;
 mod rwkv;
 mod source;
+mod zamba2;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
@@ -56,5 +57,8 @@ pub const ALL: &[&dyn Family] = &[
     &mamba2::Mamba2,
     &rwkv::Rwkv,
     &recurrent_gemma::RecurrentGemma,
-    &rnn::Rnn,
+    &rnn::ELMAN,
+    &rnn::LSTM,
+    &rnn::GRU,
+    &zamba2::Zamba2,
 ];

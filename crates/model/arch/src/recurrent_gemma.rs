@@ -32,12 +32,8 @@ fn blocks(config: &ConfigJson<'_>, d_model: usize, norm: NormSpec) -> Result<Vec
     let activation = config.activation("hidden_activation", "gelu_pytorch_tanh")?;
     let d_inner = config.size("lru_width")?.unwrap_or(d_model);
     config.divides(("lru_width", d_inner), ("num_attention_heads", n_heads))?;
-    let recurrent = GriffinSpec {
-        d_inner,
-        n_blocks: n_heads,
-        d_conv: config.size("conv1d_width")?.unwrap_or(4),
-        activation,
-    };
+    let recurrent =
+        GriffinSpec { d_inner, n_blocks: n_heads, d_conv: config.size("conv1d_width")?.unwrap_or(4), activation };
     let window = config.size("attention_window_size")?.unwrap_or(2048);
     let attention = AttentionSpec {
         rope: Some(config.rope_with_share(d_head, 0.5)?),
@@ -87,10 +83,7 @@ impl Family for RecurrentGemma {
             vocab_size: config.required_size("vocab_size")?,
             d_model,
             max_seq_len: config.size("max_position_embeddings")?.unwrap_or(8192),
-            embedding: EmbeddingSpec {
-                scale: Some(embedding_scale(d_model)),
-                ..EmbeddingSpec::plain(d_model)
-            },
+            embedding: EmbeddingSpec { scale: Some(embedding_scale(d_model)), ..EmbeddingSpec::plain(d_model) },
             blocks: blocks(config, d_model, norm)?,
             norm: Some(norm),
         };
@@ -140,7 +133,10 @@ impl Family for RecurrentGemma {
             ("layers.{}.recurrent.conv", "model.layers.{}.temporal_block.conv_1d"),
             ("layers.{}.recurrent.input_gate_weight", "model.layers.{}.temporal_block.rg_lru.input_gate_weight"),
             ("layers.{}.recurrent.input_gate_bias", "model.layers.{}.temporal_block.rg_lru.input_gate_bias"),
-            ("layers.{}.recurrent.recurrence_gate_weight", "model.layers.{}.temporal_block.rg_lru.recurrent_gate_weight"),
+            (
+                "layers.{}.recurrent.recurrence_gate_weight",
+                "model.layers.{}.temporal_block.rg_lru.recurrent_gate_weight",
+            ),
             ("layers.{}.recurrent.recurrence_gate_bias", "model.layers.{}.temporal_block.rg_lru.recurrent_gate_bias"),
             ("layers.{}.recurrent.lambda", "model.layers.{}.temporal_block.rg_lru.recurrent_param"),
             ("layers.{}.attention_norm", "model.layers.{}.temporal_pre_norm"),

@@ -1,7 +1,7 @@
 //! Recurrent language models as before Transformers (Mikolov et al. 2010; Sundermeyer et al. 2012): an embedding, layers of
 //! one kind of cell, an output layer. The names are those of `torch.nn` modules called `embedding`, `rnn` and `head`.
 
-use cupola_artifact::{Error, Result};
+use cupola_artifact::Result;
 use cupola_nn::{BlockSpec, CellSpec, EmbeddingSpec, Layout, NormSpec, StackSpec};
 use cupola_ops::RecurrentKind;
 use serde_json::{Map, Value, json};
@@ -12,35 +12,54 @@ use crate::names::NameTable;
 use crate::network::Spec;
 use crate::recurrent::decoder;
 
-/// Elman networks, LSTM and GRU, by the setting `cell`.
-pub struct Rnn;
+/// Language models of one kind of cell.
+pub struct Rnn {
+    kind: RecurrentKind,
+    model_type: &'static str,
+    architecture: &'static str,
+    paper: &'static str,
+}
 
-/// The names of cells.
-const CELLS: &[(&str, RecurrentKind)] =
-    &[("rnn", RecurrentKind::Tanh), ("lstm", RecurrentKind::Lstm), ("gru", RecurrentKind::Gru)];
+/// Elman's.
+pub const ELMAN: Rnn = Rnn {
+    kind: RecurrentKind::Tanh,
+    model_type: "cupola_rnn",
+    architecture: "CupolaRnnForCausalLM",
+    paper: "Elman 1990, Finding Structure in Time",
+};
+
+/// With long short-term memory.
+pub const LSTM: Rnn = Rnn {
+    kind: RecurrentKind::Lstm,
+    model_type: "cupola_lstm",
+    architecture: "CupolaLstmForCausalLM",
+    paper: "Hochreiter and Schmidhuber 1997, Long Short-Term Memory",
+};
+
+/// With gated units.
+pub const GRU: Rnn = Rnn {
+    kind: RecurrentKind::Gru,
+    model_type: "cupola_gru",
+    architecture: "CupolaGruForCausalLM",
+    paper: "Cho et al. 2014, Learning Phrase Representations using RNN Encoder-Decoder, arXiv:1406.1078",
+};
 
 impl Family for Rnn {
     fn model_type(&self) -> &'static str {
-        "cupola_rnn"
+        self.model_type
     }
 
     fn architecture(&self) -> &'static str {
-        "CupolaRnnForCausalLM"
+        self.architecture
     }
 
     fn paper(&self) -> &'static str {
-        "Elman 1990, Finding Structure in Time; Hochreiter and Schmidhuber 1997, Long Short-Term Memory; Cho et al. 2014, \
-         arXiv:1406.1078"
+        self.paper
     }
 
     fn read(&self, config: &ConfigJson<'_>) -> Result<Spec> {
-        let (d_model, name) = (config.required_size("hidden_size")?, config.text("cell", "lstm")?);
-        let Some((_, kind)) = CELLS.iter().find(|cell| cell.0 == name) else {
-            let known: Vec<_> = CELLS.iter().map(|cell| cell.0).collect();
-            return Err(Error::failed(format!("`cell` in config.json is \"{name}\""))
-                .with_hint(format!("this build knows: {}", known.join(", "))));
-        };
-        let layers = vec![("cell", CellSpec { kind: *kind }.into())];
+        let d_model = config.required_size("hidden_size")?;
+        let layers = vec![("cell", CellSpec { kind: self.kind }.into())];
         let block = BlockSpec { layout: Layout::Bare, norm: NormSpec::layer(1e-5), layers };
         let stack = StackSpec {
             vocab_size: config.required_size("vocab_size")?,
@@ -55,7 +74,6 @@ impl Family for Rnn {
 
     fn fresh(&self, sizes: &Sizes) -> Map<String, Value> {
         let config = json!({
-            "cell": "lstm",
             "hidden_size": sizes.d_model,
             "num_hidden_layers": sizes.n_layers,
             "max_position_embeddings": sizes.max_seq_len,

@@ -12,7 +12,8 @@ use crate::rearrange::Rearrangement;
 use crate::recurrent::{decoder, rows_of_layers};
 
 /// RWKV-4. The reference halves the residual stream every `rescale_every` blocks where it does not train, for the sake of
-/// 16-bit floats; that changes no logit, and here the stream stays as it is.
+/// 16-bit floats. All that a model notices of it is in the norms, whose added number weighs four times as much then; here
+/// the stream stays as it is, and the norms have that number.
 pub struct Rwkv;
 
 impl Family for Rwkv {
@@ -32,24 +33,26 @@ impl Family for Rwkv {
         let (d_model, n_layers) = (config.required_size("hidden_size")?, config.required_size("num_hidden_layers")?);
         let d_inner = config.size("attention_hidden_size")?.unwrap_or(d_model);
         let d_ff = config.size("intermediate_size")?.unwrap_or(4 * d_model);
-        let norm = NormSpec::layer(config.number("layer_norm_epsilon", 1e-5)?);
+        let (eps, every) = (config.number("layer_norm_epsilon", 1e-5)?, config.number("rescale_every", 6.0)?);
+        let halved = |blocks: usize| if every >= 1.0 { blocks as i32 / every as i32 } else { 0 };
+        let norm = |eps: f64, blocks: usize| NormSpec::layer(eps * 4.0_f64.powi(halved(blocks)));
         let block = |i: usize| {
             let depth = (i, n_layers);
             let layers = vec![
                 ("time", TimeMixSpec { d_inner, depth }.into()),
                 ("channel", ChannelMixSpec { d_ff, depth }.into()),
             ];
-            BlockSpec { layout: Layout::PreNorm, norm, layers }
+            BlockSpec { layout: Layout::PreNorm, norm: norm(eps, i), layers }
         };
         let context = if config.get("context_length").is_some() { "context_length" } else { "max_position_embeddings" };
         let stack = StackSpec {
             vocab_size: config.required_size("vocab_size")?,
             d_model,
             max_seq_len: config.size(context)?.unwrap_or(1024),
-            embedding: EmbeddingSpec { norm: Some(norm), ..EmbeddingSpec::plain(d_model) },
+            embedding: EmbeddingSpec { norm: Some(norm(eps, 0)), ..EmbeddingSpec::plain(d_model) },
             blocks: (0..n_layers).map(block).collect(),
             // The reference has PyTorch's own here whatever config.json says.
-            norm: Some(NormSpec::layer(1e-5)),
+            norm: Some(norm(1e-5, n_layers)),
         };
         decoder(config, stack, false)
     }

@@ -100,6 +100,11 @@ impl Cache {
         Self { padding, ..self }
     }
 
+    /// What each layer remembers, in the order of the model's layers.
+    pub fn layers_mut(&mut self) -> &mut [LayerState] {
+        &mut self.layers
+    }
+
     /// Tokens seen.
     pub fn len(&self) -> usize {
         self.len

@@ -27,6 +27,8 @@ pub enum Layout {
     NormedResidual,
     /// `x += norm'(f(norm(x)))` for each layer (Gemma 2).
     Sandwich,
+    /// `x += f(x)` for each layer, which has its own norms (Zamba 2).
+    Residual,
     /// `x = f(x)` for each layer: no norm and no residual stream.
     Bare,
     /// `x += Σ f(norm(x))`, each layer with a norm of its own (GPT-NeoX).
@@ -88,7 +90,7 @@ impl Block {
             let mut norm = |wanted: bool, part: &str| {
                 wanted.then(|| scope.norm(&format!("{name}{part}"), spec.norm, d_model)).transpose()
             };
-            let normed = !matches!(spec.layout, Layout::PostNorm | Layout::Bare);
+            let normed = !matches!(spec.layout, Layout::PostNorm | Layout::Bare | Layout::Residual);
             let before = norm(normed && (i == 0 || spec.layout != Layout::ParallelShared), "_norm")?;
             let after = match spec.layout {
                 Layout::PostNorm => norm(true, "_norm")?,
@@ -103,10 +105,8 @@ impl Block {
 
     pub(crate) fn forward(&self, stream: &mut Stream, pass: &mut Pass<'_, '_>) {
         match self.layout {
-            Layout::PreNorm | Layout::PostNorm | Layout::NormedResidual | Layout::Sandwich | Layout::Bare => {
-                self.in_turn(stream, pass)
-            }
             Layout::Parallel | Layout::ParallelShared => self.side_by_side(stream, pass),
+            _ => self.in_turn(stream, pass),
         }
     }
 
@@ -162,7 +162,7 @@ impl Block {
         let (positions, batch, precision) = (Arc::clone(&pass.positions), batch.clone(), pass.precision);
         let run = move |block: &Block, x: Tensor<2>| {
             let reach = Reach::Batch(&batch);
-            let mut pass = Pass { positions: Arc::clone(&positions), reach, precision, slot: 0, extra: vec![] };
+            let mut pass = Pass { positions: Arc::clone(&positions), reach, precision, slot: 0, extra: vec![], embedded: None, shared: vec![] };
             let mut stream = Stream::new(x);
             block.forward(&mut stream, &mut pass);
             stream.value()

@@ -8,6 +8,7 @@ use cupola_artifact::Result;
 use cupola_ops::{LayerCache, Precision};
 
 use crate::batch::{Batch, Step};
+use crate::hybrid::SharedBlock;
 use crate::module::Module;
 use crate::source::Scope;
 
@@ -54,6 +55,11 @@ pub trait LayerKind {
         0
     }
 
+    /// Whether it needs nothing but its input, so that its block can be computed again.
+    fn stands_alone(&self) -> bool {
+        true
+    }
+
     /// Numbers that it remembers of a sequence of `len` tokens while that is continued.
     fn remembered(&self, _d_model: usize, _len: usize) -> usize {
         0
@@ -96,6 +102,10 @@ pub struct Pass<'a, 'b> {
     pub slot: usize,
     /// What layers add to the loss, `[1]` each, weighted already.
     pub extra: Vec<Tensor<1>>,
+    /// The embeddings, `[N, D]`; none where a block is computed again.
+    pub embedded: Option<Tensor<2>>,
+    /// Blocks that several layers share, from those that own them.
+    pub(crate) shared: Vec<SharedBlock>,
 }
 
 impl Pass<'_, '_> {

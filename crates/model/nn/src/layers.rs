@@ -4,6 +4,7 @@ use crate::attention::AttentionSpec;
 use crate::cell::CellSpec;
 use crate::feed_forward::FeedForwardSpec;
 use crate::griffin::GriffinSpec;
+use crate::hybrid::HybridSpec;
 use crate::layer::LayerKind;
 use crate::mamba::MambaSpec;
 use crate::mamba2::Mamba2Spec;
@@ -50,6 +51,8 @@ layers! {
     ChannelMix(ChannelMixSpec),
     /// Griffin's gated linear recurrence.
     Griffin(GriffinSpec),
+    /// Mamba-2 behind a Transformer block that several layers share.
+    Hybrid(HybridSpec),
     /// An Elman, LSTM or GRU layer.
     Cell(CellSpec),
 }

@@ -120,6 +120,11 @@ impl Scan for Mamba {
         self.output.forward(y)
     }
 
+    /// What the input projection adds to the zeros of padding passes the convolution.
+    fn sees_padding(&self) -> bool {
+        self.input.bias.is_some()
+    }
+
     fn start(&self, padding: usize) -> Vec<Vec<f32>> {
         let bias = self.input.bias.as_ref().filter(|_| padding > 0).map(|bias| cupola_ops::to_vec(&bias.value()));
         let before = bias.as_ref().map(|bias| &bias[..self.spec.d_inner]);

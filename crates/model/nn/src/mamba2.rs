@@ -50,17 +50,7 @@ impl Mamba2Spec {
 
 impl LayerKind for Mamba2Spec {
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
-        let (d_inner, n_heads, convolved) = (self.d_inner(), self.n_heads, self.convolved());
-        Ok(Box::new(Mamba2 {
-            input: scope.linear("in", [d_inner + convolved + n_heads, d_model], self.bias)?,
-            conv: CausalConv::build(&mut scope.at("conv"), convolved, self.d_conv, self.conv_bias)?,
-            dt_bias: scope.param("dt_bias", [n_heads], Init::Each(&spread::time_step))?,
-            a_log: scope.param("a_log", [n_heads], Init::Each(&|i| ((i + 1) as f32).ln()))?,
-            skip: scope.param("skip", [n_heads], Init::Fill(1.0))?,
-            norm: scope.at("norm").param("weight", [d_inner], Init::Fill(1.0))?,
-            output: scope.linear_out("out", [d_model, d_inner], self.bias)?,
-            spec: self.clone(),
-        }))
+        Ok(Box::new(Mamba2::build(self, scope, d_model)?))
     }
 
     /// The convolution, and six operations for each number of the state.
@@ -79,7 +69,7 @@ impl LayerKind for Mamba2Spec {
 }
 
 #[derive(Clone, Debug)]
-struct Mamba2 {
+pub(crate) struct Mamba2 {
     spec: Mamba2Spec,
     input: Linear,
     conv: CausalConv,
@@ -91,6 +81,21 @@ struct Mamba2 {
 }
 
 impl Mamba2 {
+    /// A mixer out of a source.
+    pub(crate) fn build(spec: &Mamba2Spec, scope: &mut Scope<'_>, d_model: usize) -> Result<Self> {
+        let (d_inner, n_heads, convolved) = (spec.d_inner(), spec.n_heads, spec.convolved());
+        Ok(Self {
+            input: scope.linear("in", [d_inner + convolved + n_heads, d_model], spec.bias)?,
+            conv: CausalConv::build(&mut scope.at("conv"), convolved, spec.d_conv, spec.conv_bias)?,
+            dt_bias: scope.param("dt_bias", [n_heads], Init::Each(&spread::time_step))?,
+            a_log: scope.param("a_log", [n_heads], Init::Each(&|i| ((i + 1) as f32).ln()))?,
+            skip: scope.param("skip", [n_heads], Init::Fill(1.0))?,
+            norm: scope.at("norm").param("weight", [d_inner], Init::Fill(1.0))?,
+            output: scope.linear_out("out", [d_model, d_inner], spec.bias)?,
+            spec: spec.clone(),
+        })
+    }
+
     /// Numbers of heads `[N, H]` for each of their channels, `[N, H·dh]`.
     fn of_channels(&self, heads: Tensor<2>) -> Tensor<2> {
         let ([rows, n_heads], d_head) = (heads.dims(), self.spec.d_head);
@@ -153,6 +158,11 @@ impl Scan for Mamba2 {
         });
         let y = Tensor::cat(outputs.collect(), 1);
         self.output.forward(self.gated_norm(y, z))
+    }
+
+    /// What the input projection adds to the zeros of padding passes the convolution.
+    fn sees_padding(&self) -> bool {
+        self.input.bias.is_some()
     }
 
     fn start(&self, padding: usize) -> Vec<Vec<f32>> {

@@ -26,6 +26,11 @@ pub(crate) trait Scan {
     /// x `[B·T, D]`, gives `[B·T, D]`.
     fn scan(&self, x: Tensor<2>, run: Run<'_>) -> Tensor<2>;
 
+    /// Whether padding in front of a text changes what becomes of it, as the reference has it.
+    fn sees_padding(&self) -> bool {
+        false
+    }
+
     /// What it remembers of a sequence before its first token, after `padding` tokens that are none.
     fn start(&self, padding: usize) -> Vec<Vec<f32>>;
 }
@@ -39,8 +44,9 @@ pub(crate) fn scanned(layer: &impl Scan, x: Tensor<2>, pass: &mut Pass<'_, '_>) 
 }
 
 fn whole(layer: &impl Scan, x: Tensor<2>, batch: &Batch) -> Tensor<2> {
-    let sequences = batch.scanned_sequences();
-    let real = batch.padding.as_ref().map(|padding| {
+    let padding = batch.padding.as_ref().filter(|_| layer.sees_padding());
+    let sequences = if padding.is_some() { batch.scanned_sequences() } else { batch.sequences() };
+    let real = padding.map(|padding| {
         let real: Vec<f32> = padding.iter().map(|p| f32::from(!p)).collect();
         Tensor::<2>::from_data(TensorData::new(real, [padding.len(), 1]), &x.device())
     });

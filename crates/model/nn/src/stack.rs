@@ -91,6 +91,7 @@ impl Stack {
     }
 
     fn run(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>, mut seen: impl FnMut(&Stream)) -> Tensor<2> {
+        pass.embedded = Some(x.clone());
         let mut stream = Stream::new(x);
         for block in &self.blocks {
             seen(&stream);
@@ -109,7 +110,7 @@ impl Stack {
     }
 
     fn pass<'a, 'b>(&self, positions: &Arc<[u32]>, reach: Reach<'a, 'b>) -> Pass<'a, 'b> {
-        Pass { positions: Arc::clone(positions), reach, precision: self.precision, slot: 0, extra: vec![] }
+        Pass { positions: Arc::clone(positions), reach, precision: self.precision, slot: 0, extra: vec![], embedded: None, shared: vec![] }
     }
 
     fn batch(&self, batch: &Batch, seen: impl FnMut(&Stream)) -> Hidden {
