@@ -239,6 +239,7 @@ impl<'a> Chat<'a> {
     ) -> Result<Option<(FinishReason, Usage)>> {
         loop {
             match events.recv_timeout(Duration::from_millis(50)) {
+                Ok(Event::Token(_)) => {}
                 Ok(Event::Text(text)) => {
                     write!(out, "{}", printable(&text))
                         .and_then(|()| out.flush())

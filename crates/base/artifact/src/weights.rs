@@ -106,6 +106,13 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         let single = dir.join(SINGLE);
         return if single.is_file() {
             Ok(vec![single])
+        } else if let Some(pickle) = pickled(dir) {
+            Err(Error::failed(format!("{pickle} holds pickled weights, which can run any program when they are read"))
+                .with_hint(format!(
+                    "where you trust the file, convert it: python -c \"from transformers import AutoModel; \
+                     AutoModel.from_pretrained('{0}').save_pretrained('{0}')\"",
+                    dir.display()
+                )))
         } else {
             Err(Error::failed(format!("{} holds neither {SINGLE} nor {INDEX}", dir.display())).with_hint(
                 "a model is a folder in Hugging Face's layout: config.json, model.safetensors, tokenizer.json",
@@ -113,6 +120,13 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         };
     }
     Ok(read_index(&index_path)?.into_values().collect::<BTreeSet<_>>().into_iter().map(|name| dir.join(name)).collect())
+}
+
+/// A file of pickled weights in a folder, as PyTorch writes them.
+fn pickled(dir: &Path) -> Option<String> {
+    let names = std::fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let pickle = |name: &String| [".bin", ".pt", ".pth", ".pkl", ".ckpt"].iter().any(|end| name.ends_with(end));
+    names.filter(pickle).min()
 }
 
 /// Reads all weights of a model folder: `model.safetensors`, or the shards of `model.safetensors.index.json`.

@@ -131,6 +131,7 @@ mod tests {
     fn every_fixture_can_be_read_and_has_tolerances() {
         for name in [
             "llama",
+            "generation",
             "gpt2",
             "llama-sharded-bf16",
             "llama-linear-rope",
@@ -138,6 +139,7 @@ mod tests {
             "loss-dpo",
             "optimizers",
             "recurrent",
+            "sampling",
             "schedules",
         ] {
             let golden = Golden::load(name);

@@ -1,8 +1,11 @@
 //! What callers of the engine see: requests, events, statistics.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
-/// How the next token is chosen.
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// How the next token is chosen; [`crate::processors::ALL`] says in which order. The names are transformers' and OpenAI's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingParams {
@@ -12,6 +15,35 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Keeps the k most likely tokens; 0 keeps all.
     pub top_k: usize,
+    /// Removes tokens less likely than this share of the likeliest one's probability; 0 removes none.
+    pub min_p: f32,
+    /// Keeps the tokens of most typical surprise whose probabilities add up to this; 1 keeps all.
+    pub typical_p: f32,
+    /// Keeps the likeliest tokens that hold this share of the entropy; 1 keeps all.
+    pub top_h: f32,
+    /// Removes tokens with a smaller probability; 0 removes none.
+    pub epsilon_cutoff: f32,
+    /// The same with a bound that falls with the entropy; 0 removes none.
+    pub eta_cutoff: f32,
+    /// Makes tokens of the prompt and the answer less likely; 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// Taken from a token's logit for each time that it was generated.
+    pub frequency_penalty: f32,
+    /// Taken from the logit of each token that was generated.
+    pub presence_penalty: f32,
+    /// No so many tokens in a row occur twice; 0 lets them.
+    pub no_repeat_ngram_size: usize,
+    /// Added to the logits of tokens.
+    #[serde(deserialize_with = "token_keys")]
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// Sequences of tokens that are not written.
+    pub bad_words_ids: Vec<Vec<u32>>,
+    /// The first token of the answer.
+    pub forced_first_token: Option<u32>,
+    /// The token that uses up `max_tokens`.
+    pub forced_last_token: Option<u32>,
+    /// The fewest tokens to generate before an end token.
+    pub min_tokens: usize,
     /// The most tokens to generate.
     pub max_tokens: usize,
     /// Strings that end the generation; they are not part of the text.
@@ -20,12 +52,46 @@ pub struct SamplingParams {
     pub seed: Option<u64>,
     /// Goes on past the end-of-text token; for measuring.
     pub ignore_eos: bool,
+    /// Tells the log-probability of each token, and of so many of the likeliest in its place. Of one request, not a
+    /// setting.
+    #[serde(skip)]
+    pub logprobs: Option<usize>,
 }
 
 impl Default for SamplingParams {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: 1.0, top_k: 0, max_tokens: 256, stop: vec![], seed: None, ignore_eos: false }
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            top_h: 1.0,
+            epsilon_cutoff: 0.0,
+            eta_cutoff: 0.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            no_repeat_ngram_size: 0,
+            logit_bias: BTreeMap::new(),
+            bad_words_ids: vec![],
+            forced_first_token: None,
+            forced_last_token: None,
+            min_tokens: 0,
+            max_tokens: 256,
+            stop: vec![],
+            seed: None,
+            ignore_eos: false,
+            logprobs: None,
+        }
     }
+}
+
+/// Numbers by token; the keys of JSON and TOML are strings.
+fn token_keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<u32, f32>, D::Error> {
+    let entries = BTreeMap::<String, f32>::deserialize(deserializer)?.into_iter();
+    let token = |key: &str| key.parse().map_err(|_| D::Error::custom(format!("{key:?} is no token id")));
+    entries.map(|(key, value)| Ok((token(&key)?, value))).collect()
 }
 
 /// One sequence to generate.
@@ -62,9 +128,22 @@ pub struct Usage {
     pub total_seconds: f64,
 }
 
+/// How likely the model found a token, before any setting changed the logits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: u32,
+    /// The logarithm of its probability.
+    pub logprob: f32,
+    /// The likeliest tokens in its place, likeliest first.
+    pub top: Vec<(u32, f32)>,
+}
+
 /// What the engine tells about a sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// A token was chosen that does not end the sequence; told where `logprobs` asks for it, before its text.
+    Token(TokenLogprob),
     /// Text that is final: never part of a stop string, always whole characters.
     Text(String),
     /// The sequence ended; nothing follows.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use burn::tensor::Tensor;
 use cupola_nn::{Cache, Decoder, Step};
 
 /// A sequence as the model sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Slot {
     tokens: Vec<u32>,
     cache: Cache,
@@ -63,28 +64,37 @@ pub(crate) struct Logits {
 }
 
 impl Logits {
+    /// The logits alone, one sequence after another.
+    pub fn into_data(self) -> Vec<f32> {
+        self.data
+    }
+
     /// Each sequence with its logits.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &[f32])> {
         self.owners.iter().copied().zip(self.data.chunks(self.vocab.max(1)))
     }
 }
 
-/// Shows the model the next `rows` tokens of each sequence.
-pub(crate) fn step(decoder: &Decoder, slots: &mut [&mut Slot], rows: &[usize]) -> Logits {
-    let (mut ids, mut owners, mut last) = (Vec::new(), Vec::new(), Vec::new());
-    for (i, (slot, &n)) in slots.iter().zip(rows).enumerate() {
-        let seen = slot.cache.len();
-        ids.extend_from_slice(&slot.tokens[seen..seen + n]);
-        if n == slot.pending() {
-            owners.push(i);
-            last.push(ids.len() as u32 - 1);
-        }
-    }
-    let count = ids.len();
-    let ids: Arc<[u32]> = ids.into();
+/// The last hidden states of the next `rows` tokens of each sequence, `[N, D]`, which the model has seen then.
+fn hidden(decoder: &Decoder, slots: &mut [&mut Slot], rows: &[usize]) -> Tensor<2> {
+    let new = slots.iter().zip(rows).flat_map(|(slot, &n)| &slot.tokens[slot.cache.len()..][..n]);
+    let ids: Arc<[u32]> = new.copied().collect();
     let mut steps: Vec<Step<'_>> =
         slots.iter_mut().zip(rows).map(|(slot, &rows)| Step { cache: &mut slot.cache, rows }).collect();
-    let hidden = decoder.step(&ids, &mut steps); // [N, D]
+    decoder.step(&ids, &mut steps)
+}
+
+/// Shows the model the next `rows` tokens of each sequence.
+pub(crate) fn step(decoder: &Decoder, slots: &mut [&mut Slot], rows: &[usize]) -> Logits {
+    let (mut owners, mut last, mut count) = (Vec::new(), Vec::new(), 0);
+    for (i, (slot, &n)) in slots.iter().zip(rows).enumerate() {
+        count += n;
+        if n == slot.pending() {
+            owners.push(i);
+            last.push(count as u32 - 1);
+        }
+    }
+    let hidden = hidden(decoder, slots, rows);
     if owners.is_empty() {
         return Logits { owners, data: Vec::new(), vocab: 0 };
     }

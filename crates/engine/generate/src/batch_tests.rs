@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
 use cupola_arch::Model;
+use cupola_nn::{Batch, Rng};
 use cupola_testkit::{Golden, TempDir, assert_close, tiny_llama_dir};
 
 use super::*;
@@ -66,6 +67,61 @@ fn neither_the_company_nor_the_chunk_changes_what_is_generated() {
         for (i, (alone_tokens, alone_logits)) in alone.iter().enumerate() {
             assert_eq!(tokens[i], alone_tokens[0], "prompt {i}, chunk {chunk}");
             assert_close("logits", &logits[i], &alone_logits[0], 1e-4, 1e-4);
+        }
+    }
+}
+
+/// The logits at every position of several sequences: random pieces of random ones of them in each step.
+fn cached_logits(decoder: &Decoder, sequences: &[Vec<u32>], rng: &mut Rng) -> Vec<Vec<f32>> {
+    let mut slots: Vec<Slot> = sequences.iter().map(|s| Slot::new(decoder, s.clone())).collect();
+    let mut logits = vec![Vec::new(); sequences.len()];
+    while slots.iter().any(|slot| slot.pending() > 0) {
+        let (mut chosen, mut owners, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, slot) in slots.iter_mut().enumerate() {
+            if slot.pending() > 0 && rng.below(3) > 0 {
+                // Single tokens and whole rests come as often as pieces.
+                let most = [1, slot.pending(), 1 + rng.below(slot.pending())][rng.below(3)];
+                rows.push(most);
+                owners.push(i);
+                chosen.push(slot);
+            }
+        }
+        if chosen.is_empty() {
+            continue;
+        }
+        let all = cupola_ops::to_vec(&decoder.logits(hidden(decoder, &mut chosen, &rows)));
+        let mut rest = &all[..];
+        for (i, n) in owners.into_iter().zip(rows) {
+            let (own, others) = rest.split_at(n * decoder.spec().vocab_size);
+            logits[i].extend_from_slice(own);
+            rest = others;
+        }
+    }
+    logits
+}
+
+#[test]
+fn the_cached_path_equals_the_full_forward_at_every_position() {
+    let dir = TempDir::new("cached");
+    tiny_llama_dir(dir.path(), 12);
+    let folders = ["llama", "llama-linear-rope", "gpt2"].map(cupola_testkit::fixture);
+    let mut rng = Rng::new(3, "cached");
+    for folder in folders.iter().map(|f| &**f).chain([dir.path()]) {
+        let decoder = Model::load(folder, &cupola_ops::open("cpu").unwrap()).unwrap().decoder().unwrap().clone();
+        let (longest, vocab) = (decoder.spec().max_seq_len, decoder.spec().vocab_size);
+        // The shortest, the longest, and random lengths between.
+        let lengths = (0..6).map(|_| 1 + rng.below(longest)).chain([1, longest]).collect::<Vec<_>>();
+        let sequences: Vec<Vec<u32>> =
+            lengths.iter().map(|&n| (0..n).map(|_| rng.below(vocab) as u32).collect()).collect();
+        let full: Vec<Vec<f32>> = sequences
+            .iter()
+            .map(|ids| cupola_ops::to_vec(&decoder.logits(decoder.hidden(&Batch::causal(ids.clone(), 1)))))
+            .collect();
+        for _ in 0..3 {
+            let cached = cached_logits(&decoder, &sequences, &mut rng);
+            for (cached, full) in cached.iter().zip(&full) {
+                assert_close(&folder.display().to_string(), cached, full, 1e-4, 1e-4);
+            }
         }
     }
 }

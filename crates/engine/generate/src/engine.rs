@@ -8,9 +8,11 @@ use std::time::Instant;
 
 use cupola_arch::Model;
 use cupola_artifact::{Context, Error, Result};
+use cupola_nn::Decoder;
 use cupola_tokenizer::Tokenizer;
 
 use crate::worker::{Inbox, Submission, Worker};
+use crate::{Beam, BeamOptions, CachedBeams, beam_search};
 use crate::{EngineOptions, Event, FinishReason, Request, Sink, Stats, Usage};
 
 /// Generates text for many callers at once with continuous batching (Yu et al. 2022, "Orca"): every step takes the next
@@ -41,7 +43,10 @@ struct Handle {
     options: EngineOptions,
     max_seq_len: usize,
     vocab_size: usize,
+    stop_ids: Vec<u32>,
     worker: Mutex<Option<JoinHandle<()>>>,
+    /// For beam search, one at a time.
+    searcher: Mutex<Decoder>,
 }
 
 impl Drop for Handle {
@@ -85,13 +90,16 @@ impl Engine {
         let decoder = model.decoder()?.frozen();
         let (max_seq_len, vocab_size) = (decoder.spec().max_seq_len, decoder.spec().vocab_size);
         let inbox = Arc::new(Inbox::default());
+        let searcher = Mutex::new(decoder.clone());
         let worker = Worker::new(decoder, tokenizer.clone(), options.clone(), Arc::clone(&inbox));
+        let stop_ids = worker.stop_ids().to_vec();
         let thread = std::thread::Builder::new()
             .name("generate".into())
             .spawn(move || worker.run())
             .context(|| "cannot start the generation thread".into())?;
         let (options, worker) = (options.clone(), Mutex::new(Some(thread)));
-        Ok(Self { handle: Arc::new(Handle { inbox, tokenizer, options, max_seq_len, vocab_size, worker }) })
+        let handle = Handle { inbox, tokenizer, options, max_seq_len, vocab_size, stop_ids, worker, searcher };
+        Ok(Self { handle: Arc::new(handle) })
     }
 
     /// Takes a request; its events go to `sink`.
@@ -139,14 +147,7 @@ impl Engine {
         if let Some(id) = request.prompt.iter().find(|id| **id as usize >= vocab) {
             return Err(Error::usage(format!("the prompt has the token {id}, but the model knows only {vocab}")));
         }
-        let params = &request.params;
-        if !(params.temperature >= 0.0 && params.temperature.is_finite()) {
-            return Err(Error::usage(format!("`temperature` must be 0 or more, not {}", params.temperature)));
-        }
-        if !(0.0..=1.0).contains(&params.top_p) {
-            return Err(Error::usage(format!("`top_p` must be from 0 to 1, not {}", params.top_p)));
-        }
-        Ok(())
+        request.params.check(vocab).map_err(|unfit| Error::usage(unfit.message))
     }
 
     /// Generates one text and waits for it.
@@ -182,6 +183,7 @@ impl Engine {
             // goes.
             let (index, event) = events.recv().context(|| "the generation engine has stopped".into())?;
             match event {
+                Event::Token(_) => {}
                 Event::Text(text) => texts[index].push_str(&text),
                 Event::Failed(message) => return Err(Error::failed(message)),
                 Event::Done(reason, usage) => {
@@ -204,11 +206,34 @@ impl Engine {
         self.send(request, Box::new(move |event| sender.send(event).is_ok()), Some(id_sender))?;
         loop {
             match events.recv().context(|| "the generation engine has stopped".into())? {
-                Event::Text(_) => {}
+                Event::Text(_) | Event::Token(_) => {}
                 Event::Done(reason, usage) => return Ok((ids.try_iter().collect(), reason, usage)),
                 Event::Failed(message) => return Err(Error::failed(message)),
             }
         }
+    }
+
+    /// The best texts of a beam search for each prompt, best first. It runs on the caller's thread, beside what is
+    /// generated, and one at a time. The model's end tokens are added to `stop_ids` unless they are to be ignored; what
+    /// the context leaves after the longest prompt bounds all answers.
+    ///
+    /// # Errors
+    /// As [`beam_search`] and [`Self::submit`].
+    pub fn beam_search(&self, prompts: &[Vec<u32>], options: &BeamOptions) -> Result<Vec<Vec<Beam>>> {
+        let room = self.handle.max_seq_len;
+        let mut options = options.clone();
+        for prompt in prompts {
+            self.check(&Request { prompt: prompt.clone(), params: options.params.clone() })?;
+            options.params.max_tokens = options.params.max_tokens.min(room - prompt.len());
+        }
+        options.params.min_tokens = options.params.min_tokens.min(options.params.max_tokens);
+        if !options.params.ignore_eos {
+            options.stop_ids.extend(&self.handle.stop_ids);
+            options.stop_ids.sort_unstable();
+            options.stop_ids.dedup();
+        }
+        let decoder = self.handle.searcher.lock().unwrap_or_else(PoisonError::into_inner);
+        beam_search(&mut CachedBeams::new(&decoder), prompts, &options)
     }
 
     /// Counters and gauges.

@@ -42,6 +42,115 @@ fn an_answer_is_the_same_alone_and_in_company() {
     }
 }
 
+/// Requests whose settings all differ.
+fn motley() -> Vec<Request> {
+    let base = || SamplingParams { seed: Some(5), max_tokens: 24, ignore_eos: true, ..Default::default() };
+    let all = [
+        SamplingParams { temperature: 0.7, ..base() },
+        SamplingParams { top_k: 7, temperature: 1.5, ..base() },
+        SamplingParams { top_p: 0.8, min_p: 0.01, ..base() },
+        SamplingParams { typical_p: 0.7, ..base() },
+        SamplingParams { top_h: 0.6, ..base() },
+        SamplingParams { epsilon_cutoff: 0.003, eta_cutoff: 0.01, ..base() },
+        SamplingParams { repetition_penalty: 1.5, ..base() },
+        SamplingParams { frequency_penalty: 1.0, presence_penalty: -0.5, ..base() },
+        SamplingParams { no_repeat_ngram_size: 2, temperature: 0.0, ..base() },
+        SamplingParams { logit_bias: [(65, 8.0), (66, -100.0)].into(), ..base() },
+        SamplingParams { bad_words_ids: (0..128).map(|id| vec![id]).collect(), ..base() },
+        SamplingParams { forced_first_token: Some(90), forced_last_token: Some(91), ..base() },
+        SamplingParams { min_tokens: 20, ignore_eos: false, temperature: 3.0, ..base() },
+    ];
+    all.into_iter().enumerate().map(|(i, params)| Request { params, ..greedy(&"ABCDE"[..1 + i % 5], 24) }).collect()
+}
+
+#[test]
+fn a_seed_gives_the_same_tokens_whatever_the_settings_of_the_others() {
+    let engine = engine_with(13, &EngineOptions { max_batch: 20, prefill_chunk: 3, ..Default::default() });
+    let requests = motley();
+    let alone: Vec<_> = requests.iter().map(|r| engine.generate_ids(r.clone()).unwrap().0).collect();
+    // Each with all others at once, in two orders, and twice the same side by side.
+    for (reversed, again) in [(false, 1), (true, 1), (false, 2)] {
+        let mut order: Vec<usize> = (0..requests.len()).flat_map(|i| std::iter::repeat_n(i, again)).collect();
+        if reversed {
+            order.reverse();
+        }
+        let threads: Vec<_> = order
+            .into_iter()
+            .map(|i| {
+                let (engine, request) = (engine.clone(), requests[i].clone());
+                (i, std::thread::spawn(move || engine.generate_ids(request).unwrap().0))
+            })
+            .collect();
+        for (i, thread) in threads {
+            assert_eq!(thread.join().unwrap(), alone[i], "{:?}", requests[i].params);
+        }
+    }
+}
+
+#[test]
+fn every_setting_reaches_the_choice_of_tokens() {
+    let engine = engine(13);
+    let ids = |request: &Request| engine.generate_ids(request.clone()).unwrap().0;
+    for request in motley() {
+        let SamplingParams { temperature, max_tokens, ignore_eos, seed, .. } = request.params;
+        let params = SamplingParams { temperature, max_tokens, ignore_eos, seed, ..Default::default() };
+        let plain = ids(&Request { params: params.clone(), prompt: request.prompt.clone() });
+        assert!(request.params == params || ids(&request) != plain, "{:?} changes nothing", request.params);
+    }
+    let forced = ids(&motley()[11]);
+    assert_eq!((forced[0], forced[23]), (90, 91));
+    assert!(ids(&motley()[10]).iter().all(|id| *id >= 128));
+}
+
+#[test]
+fn one_beam_is_the_greedy_answer_beside_which_it_is_searched() {
+    let engine = engine(15);
+    let running = engine.clone();
+    let thread = std::thread::spawn(move || running.generate_ids(greedy("abc", 60)).unwrap().0);
+    let params = SamplingParams { max_tokens: 60, ignore_eos: true, ..Default::default() };
+    let options = BeamOptions { beams: 1, params: params.clone(), ..Default::default() };
+    let found = engine.beam_search(&[vec![97, 98, 99]], &options).unwrap();
+    assert_eq!(found[0][0].ids, thread.join().unwrap());
+    let wide = BeamOptions { beams: 4, returned: 4, ..options.clone() };
+    let found = engine.beam_search(&[vec![97, 98, 99], vec![100]], &wide).unwrap();
+    assert!(found.iter().all(|beams| beams.len() == 4 && beams.is_sorted_by(|a, b| a.score >= b.score)));
+    // The context bounds it, and the model's own end tokens end it.
+    let found = engine.beam_search(&[vec![97; 250]], &options).unwrap();
+    assert_eq!(found[0][0].ids.len(), 6);
+    let ending = SamplingParams { ignore_eos: false, logit_bias: [(258, 100.0)].into(), ..params };
+    let found = engine.beam_search(&[vec![97]], &BeamOptions { params: ending, ..wide }).unwrap();
+    assert!(found[0].iter().all(|beam| beam.ids.iter().position(|id| *id == 258) == Some(beam.ids.len() - 1)));
+    let error = engine.beam_search(&[vec![97; 256]], &options).unwrap_err();
+    assert!(error.class() == Class::Usage && error.chain().contains("256 tokens"));
+}
+
+#[test]
+fn log_probabilities_are_the_models_own_and_come_before_their_text() {
+    let engine = engine(14);
+    let run = |temperature: f32, logprobs| {
+        let (sender, events) = channel();
+        let mut request = greedy("abc", 6);
+        request.params = SamplingParams { temperature, logprobs, top_k: 2, seed: Some(1), ..request.params };
+        engine.submit(request, Box::new(move |event| sender.send(event).is_ok())).unwrap();
+        events.iter().collect::<Vec<_>>()
+    };
+    let told = |events: &[Event]| -> Vec<crate::TokenLogprob> {
+        events.iter().filter_map(|e| if let Event::Token(told) = e { Some(told.clone()) } else { None }).collect()
+    };
+    assert!(told(&run(0.0, None)).is_empty());
+    let events = run(0.0, Some(3));
+    assert!(matches!(events[0], Event::Token(_)), "{:?}", events[0]);
+    assert_eq!(told(&events).len(), 6);
+    for token in told(&events) {
+        // The chosen one is the likeliest, and three of many do not hold all probability.
+        assert_eq!(token.top[0], (token.token, token.logprob));
+        let sum: f32 = token.top.iter().map(|(_, l)| l.exp()).sum();
+        assert!(token.top.len() == 3 && token.top.is_sorted_by(|a, b| a.1 >= b.1) && sum < 1.0);
+    }
+    // Temperature and top_k change the choice and not what is told.
+    assert_eq!(told(&run(5.0, Some(3)))[0].top, told(&events)[0].top);
+}
+
 #[test]
 fn the_text_is_that_of_the_tokens() {
     let engine = engine(2);

@@ -6,20 +6,30 @@
 //! | `engine` | the handle: submit, wait, shut down |
 //! | `worker` | the thread behind it: admits, steps, samples, sends |
 //! | `batch` | one step of continuous batching over ragged rows |
+//! | `beam`, `cached_beams` | beam search over a small trait; a decoder with its caches behind it |
+//! | `processors` | what changes the logits before a token is chosen, a file each |
 //! | `sampler`, `stop` | the next token; stop strings in a stream of text |
-//! | `score` | log-likelihoods of given tokens, perplexity of texts |
+//! | `generation_config` | what a model folder recommends |
+//! | `score`, `logprobs` | log-likelihoods of given tokens, perplexity of texts |
 
 mod api;
 mod batch;
+mod beam;
+mod cached_beams;
 mod engine;
+mod generation_config;
 mod load;
+mod logprobs;
+pub mod processors;
 mod sampler;
 mod score;
 mod stop;
 mod worker;
 
-pub use api::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink, Stats, Usage};
+pub use api::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink, Stats, TokenLogprob, Usage};
+pub use beam::{Beam, BeamModel, BeamOptions, EarlyStopping, beam_search};
+pub use cached_beams::CachedBeams;
 pub use engine::{Engine, Generated};
 pub use load::load_model;
-pub use sampler::{Sampler, distribution};
+pub use sampler::Sampler;
 pub use score::{Likelihood, ScoreItem, TextScore, document_start, encode_pair, log_likelihoods, score_texts};

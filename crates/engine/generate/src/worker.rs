@@ -10,6 +10,7 @@ use cupola_nn::Decoder;
 use cupola_tokenizer::{StreamDecoder, Tokenizer};
 
 use crate::batch::{Slot, share, step};
+use crate::logprobs::token_logprob;
 use crate::sampler::Sampler;
 use crate::stop::StopFilter;
 use crate::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink, Stats, Usage};
@@ -91,8 +92,9 @@ impl Active {
 
     /// Takes the logits after its last token; the ending, if this was the last.
     fn advance(&mut self, logits: &[f32], stop_ids: &[u32], max_seq_len: usize) -> Option<Ending> {
-        let Some(token) = self.sampler.sample(logits) else {
-            return Some(Ending::Failed("the model's logits are not finite numbers".into()));
+        let token = match self.sampler.sample(logits) {
+            Ok(token) => token,
+            Err(error) => return Some(Ending::Failed(error.chain())),
         };
         self.first_token.get_or_insert_with(Instant::now);
         self.slot.push(token);
@@ -101,6 +103,15 @@ impl Active {
         }
         if !self.params.ignore_eos && stop_ids.contains(&token) {
             return Some(self.flush(FinishReason::Stop));
+        }
+        if let Some(count) = self.params.logprobs {
+            let told = match token_logprob(logits, token, count) {
+                Ok(told) => told,
+                Err(error) => return Some(Ending::Failed(error.chain())),
+            };
+            if !self.emit(Event::Token(told)) {
+                return Some(Ending::Done(FinishReason::Cancelled));
+            }
         }
         let piece = match self.text.as_mut().map_or(Ok(String::new()), |text| text.push(token)) {
             Ok(piece) => piece,
@@ -167,6 +178,11 @@ impl Worker {
         Self { decoder, tokenizer, options, stop_ids, inbox, active: Vec::new() }
     }
 
+    /// The tokens that end a text.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
     /// Works until the inbox is closed.
     pub fn run(mut self) {
         while self.admit() {
@@ -197,8 +213,8 @@ impl Worker {
         let Request { prompt, params } = request;
         Active {
             prompt_len: prompt.len(),
+            sampler: Sampler::new(&params, seed).with_prompt(&prompt, &self.stop_ids),
             slot: Slot::new(&self.decoder, prompt),
-            sampler: Sampler::new(&params, seed),
             text: Some(self.tokenizer.stream()),
             stops: StopFilter::new(&params.stop),
             params,

@@ -43,7 +43,8 @@ impl Family for Bloom {
         let ffn = FeedForwardSpec { d_ff: 4 * d, kind: FfnKind::Plain(cupola_nn::Activation::GeluTanh), bias: true };
         let norm = NormSpec::layer(config.number("layer_norm_epsilon", 1e-5)?);
         let layers = vec![("attention", attention.into()), ("ffn", ffn.into())];
-        let n_layers = size(["num_hidden_layers", "n_layer"])?;
+        let key = if config.get("num_hidden_layers").is_some() { "num_hidden_layers" } else { "n_layer" };
+        let n_layers = config.blocks(key)?;
         let blocks = vec![BlockSpec { layout, norm, layers }; n_layers];
         let embedding = EmbeddingSpec { norm: Some(norm), ..EmbeddingSpec::plain(d) };
         // Distances have no end; the length is that of training.

@@ -4,6 +4,12 @@ use cupola_artifact::{Error, Result};
 use cupola_nn::{Activation, RopeScaling, RopeSpec};
 use serde_json::{Map, Value, json};
 
+/// No size of a model is larger; the product of two fits a word.
+const LARGEST: u64 = 1 << 31;
+
+/// No model has more blocks.
+const MOST_BLOCKS: usize = 1 << 16;
+
 /// The names of activations in `config.json`.
 const ACTIVATIONS: &[(&str, Activation)] = &[
     ("silu", Activation::Silu),
@@ -25,6 +31,14 @@ pub(crate) fn token_list(ids: &[u32]) -> Value {
     }
 }
 
+/// Refuses more blocks than any model has.
+pub(crate) fn few_blocks(what: &str, n: usize) -> Result<usize> {
+    if n > MOST_BLOCKS {
+        return Err(Error::failed(format!("`{what}` in config.json asks for {n} blocks; the most are {MOST_BLOCKS}")));
+    }
+    Ok(n)
+}
+
 /// A `config.json`.
 pub struct ConfigJson<'a> {
     /// The settings.
@@ -41,11 +55,11 @@ impl ConfigJson<'_> {
         Error::failed(format!("`{key}` in config.json should be {want}, not `{found}`"))
     }
 
-    /// A positive whole number, if it is there.
+    /// A positive whole number, if it is there. None of a model's is larger than 2^31.
     pub fn size(&self, key: &str) -> Result<Option<usize>> {
         self.get(key)
             .map(|v| {
-                v.as_u64().filter(|n| (1..=1 << 40).contains(n)).ok_or_else(|| self.wrong(key, "a positive number", v))
+                v.as_u64().filter(|n| (1..=LARGEST).contains(n)).ok_or_else(|| self.wrong(key, "a positive number", v))
             })
             .transpose()
             .map(|n| n.map(|n| n as usize))
@@ -65,6 +79,11 @@ impl ConfigJson<'_> {
             Error::failed(format!("config.json has no `{key}`"))
                 .with_hint("is this a complete Hugging Face model directory?")
         })
+    }
+
+    /// The number of blocks.
+    pub fn blocks(&self, key: &str) -> Result<usize> {
+        few_blocks(key, self.required_size(key)?)
     }
 
     /// A number, or a default.
@@ -187,6 +206,15 @@ impl ConfigJson<'_> {
             )));
         }
         let kind = settings.text("rope_type", settings.text("type", "default")?)?;
+        let positive =
+            ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "attention_factor"];
+        for key in positive {
+            if let Some(value) = settings.optional_number(key)?
+                && value < 1e-3
+            {
+                return Err(Error::failed(format!("`{key}` of the rotary positions in config.json is {value}")));
+            }
+        }
         let scaling = match kind {
             "default" => RopeScaling::None,
             "linear" => RopeScaling::Linear { factor: settings.number("factor", 1.0)? },

@@ -57,7 +57,7 @@ impl Family for Falcon {
         };
         let norm = NormSpec::layer(config.number("layer_norm_epsilon", 1e-5)?);
         let layers = vec![("attention", attention.into()), ("ffn", ffn.into())];
-        let blocks = vec![BlockSpec { layout, norm, layers }; config.required_size("num_hidden_layers")?];
+        let blocks = vec![BlockSpec { layout, norm, layers }; config.blocks("num_hidden_layers")?];
         let max_seq_len = config.size("max_position_embeddings")?.unwrap_or(2048);
         let mut spec = decoder(config, EmbeddingSpec::plain(d), blocks, Some(norm), (d, max_seq_len))?;
         spec.tie_embeddings = config.flag("tie_word_embeddings", true)?;
@@ -108,9 +108,9 @@ impl Family for Falcon {
         let fused = blocks().filter_map(|(i, b)| Some((i, b.attention()?)));
         let norms = blocks().filter(|(_, b)| b.layout == Layout::Parallel).flat_map(|(i, _)| {
             [("ln_attn", "input_layernorm"), ("ln_mlp", "post_attention_layernorm")]
-                .map(|(file, model)| [file, model].map(|part| format!("transformer.h.{i}.{part}")))
+                .map(|(file, model)| [file, model].map(|part| format!("transformer.h.{i}.{part}.")))
         });
-        let norms = norms.map(|[file, model]| Rearrangement::Renamed { file, model });
+        let norms = norms.map(|[file, name]| Rearrangement::Renamed { file, name });
         fused.map(|(i, a)| fused_qkv(&name(i), a, a.n_kv_heads)).chain(norms).collect()
     }
 

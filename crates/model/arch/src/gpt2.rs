@@ -53,7 +53,7 @@ impl Family for Gpt2 {
         let max_seq_len = config.size("n_positions")?.unwrap_or(1024);
         let positions = LearnedPositions { rows: max_seq_len, offset: 0, count_padding: true };
         let embedding = EmbeddingSpec { positions: Some(positions), ..EmbeddingSpec::plain(d_model) };
-        let blocks = (0..config.required_size("n_layer")?).map(block).collect();
+        let blocks = (0..config.blocks("n_layer")?).map(block).collect();
         let mut spec = decoder(config, embedding, blocks, Some(norm), (d_model, max_seq_len))?;
         spec.tie_embeddings = config.flag("tie_word_embeddings", true)?;
         Ok(Spec::Decoder(spec))
@@ -123,7 +123,8 @@ impl Family for Gpt2 {
         if bare.ends_with(".attn.bias") || bare.ends_with(".attn.masked_bias") {
             return None;
         }
-        Some(if bare.starts_with("lm_head.") { bare.into() } else { format!("transformer.{bare}") })
+        let on_top = ["lm_head.", "score."].iter().any(|head| bare.starts_with(head));
+        Some(if on_top { bare.into() } else { format!("transformer.{bare}") })
     }
 
     fn form(&self) -> Form {

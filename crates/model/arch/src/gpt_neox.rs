@@ -52,7 +52,7 @@ impl Family for GptNeox {
         let parallel = config.flag("use_parallel_residual", true)?;
         let layout = if parallel { Layout::Parallel } else { Layout::PreNorm };
         let block = BlockSpec { layout, norm, layers: vec![("attention", attention.into()), ("ffn", ffn.into())] };
-        let blocks = vec![block; config.required_size("num_hidden_layers")?];
+        let blocks = vec![block; config.blocks("num_hidden_layers")?];
         let max_seq_len = config.size("max_position_embeddings")?.unwrap_or(2048);
         let mut spec = decoder(config, EmbeddingSpec::plain(d), blocks, Some(norm), (d, max_seq_len))?;
         spec.tie_embeddings = config.flag("tie_word_embeddings", false)?;

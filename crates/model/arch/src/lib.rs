@@ -1,8 +1,12 @@
 //! Families of models: one file each with its configuration and its weight names, and model directories.
 
 mod adapter;
+mod albert;
+mod bert;
 mod bloom;
 mod config;
+mod distilbert;
+mod electra;
 mod falcon;
 mod family;
 mod fused;
@@ -12,10 +16,12 @@ mod gpt2;
 mod gpt_neox;
 mod likeness;
 mod llama;
+mod longformer;
 mod mamba;
 mod mamba2;
 mod mistral;
 mod model;
+mod modernbert;
 mod names;
 mod network;
 mod opt;
@@ -26,8 +32,10 @@ mod rearrange;
 mod recurrent;
 mod recurrent_gemma;
 mod rnn;
+mod roberta;
 mod rwkv;
 mod source;
+mod tasks;
 mod zamba2;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
@@ -61,4 +69,12 @@ pub const ALL: &[&dyn Family] = &[
     &rnn::LSTM,
     &rnn::GRU,
     &zamba2::Zamba2,
+    &bert::Bert,
+    &roberta::ROBERTA,
+    &roberta::XLM_ROBERTA,
+    &albert::Albert,
+    &distilbert::DistilBert,
+    &electra::Electra,
+    &modernbert::ModernBert,
+    &longformer::Longformer,
 ];

@@ -79,12 +79,18 @@ impl LlamaLike {
                 "config.json has {n_heads} query heads, which {n_kv_heads} key-value heads do not divide"
             )));
         }
-        let d_head = config.size("head_dim")?.unwrap_or(d_model / n_heads);
+        let d_head = match config.size("head_dim")? {
+            Some(d_head) => d_head,
+            None if d_model < n_heads => {
+                return Err(Error::failed(format!("config.json has {n_heads} heads for a width of {d_model}")));
+            }
+            None => d_model / n_heads,
+        };
         let key = if config.get("hidden_activation").is_some() { "hidden_activation" } else { "hidden_act" };
         let kind = FfnKind::Gated(config.activation(key, "silu")?);
         Ok(Self {
             d_model,
-            n_layers: config.required_size("num_hidden_layers")?,
+            n_layers: config.blocks("num_hidden_layers")?,
             norm: NormSpec::rms(config.number("rms_norm_eps", 1e-6)?),
             layout: Layout::PreNorm,
             attention: AttentionSpec {

@@ -4,15 +4,16 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
-use cupola_nn::{Decoder, Module, Piece};
+use cupola_nn::{Decoder, Encoder, Module, Piece};
 use serde_json::{Map, Value, json};
 
 use crate::ALL;
 use crate::config::{ConfigJson, token_list};
 use crate::family::{Family, Sizes};
 use crate::names::Names;
-use crate::network::{Network, Spec};
+use crate::network::{Network, Spec, wrong_kind};
 use crate::source::{Checkpoint, Fresh};
+use crate::tasks;
 
 /// A network with the family it belongs to.
 #[derive(Clone)]
@@ -99,7 +100,7 @@ impl Model {
         let network = spec.build(&mut source)?;
         // Files of tied models may have the output layer nevertheless.
         let head = if spec.tie_embeddings() { names.in_file("head.weight").ok() } else { None };
-        source.finish(|name| head.as_deref() == Some(name))?;
+        source.finish(|name| head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
         Ok(Self { network, spec, family, config, int8_group: group })
     }
 
@@ -148,6 +149,18 @@ impl Model {
     pub fn decoder(&self) -> Result<&Decoder> {
         match &self.network {
             Network::Decoder(decoder) => Ok(decoder),
+            _ => Err(wrong_kind("a model that predicts the next token")),
+        }
+    }
+
+    /// The encoder that it is.
+    ///
+    /// # Errors
+    /// A model of another kind.
+    pub fn encoder(&self) -> Result<&Encoder> {
+        match &self.network {
+            Network::Encoder(encoder) => Ok(encoder),
+            _ => Err(wrong_kind("an encoder")),
         }
     }
 
@@ -169,8 +182,10 @@ impl Model {
         let mut layers = self.spec.stack().blocks.iter().flat_map(|block| &block.layers);
         if on && layers.any(|(_, layer)| !layer.kind().stands_alone()) {
             let family = self.family.model_type();
-            return Err(Error::usage(format!("`activation_checkpointing` is not for `{family}`, whose blocks share weights"))
-                .with_hint("leave it out, or choose a smaller `micro_batch`"));
+            return Err(Error::usage(format!(
+                "`activation_checkpointing` is not for `{family}`, whose blocks share weights"
+            ))
+            .with_hint("leave it out, or choose a smaller `micro_batch`"));
         }
         self.network.set_recompute(on);
         Ok(())
@@ -224,7 +239,8 @@ fn describe(config: &Map<String, Value>) -> Result<(&'static dyn Family, Spec)> 
         .and_then(Value::as_str)
         .ok_or_else(|| Error::failed("config.json does not say its `model_type`"))?;
     let family = family(model_type)?;
-    Ok((family, family.read(&ConfigJson { values: config })?))
+    let config = ConfigJson { values: config };
+    Ok((family, tasks::on_decoder(&config, family.read(&config)?)?))
 }
 
 /// The configuration of a fresh model, and what it describes.

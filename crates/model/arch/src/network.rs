@@ -1,8 +1,8 @@
 //! The kinds of networks that a family can be.
 
 use burn::tensor::Device;
-use cupola_artifact::Result;
-use cupola_nn::{Decoder, DecoderSpec, Module, Piece, StackSpec, WeightSource};
+use cupola_artifact::{Error, Result};
+use cupola_nn::{Decoder, DecoderSpec, Encoder, EncoderSpec, Module, Piece, StackSpec, WeightSource};
 use cupola_ops::Precision;
 
 /// The numbers that make a network.
@@ -10,6 +10,8 @@ use cupola_ops::Precision;
 pub enum Spec {
     /// Predicts the next token.
     Decoder(DecoderSpec),
+    /// Reads whole texts.
+    Encoder(EncoderSpec),
 }
 
 impl Spec {
@@ -17,6 +19,7 @@ impl Spec {
     pub fn stack(&self) -> &StackSpec {
         match self {
             Spec::Decoder(spec) => &spec.stack,
+            Spec::Encoder(spec) => &spec.stack,
         }
     }
 
@@ -24,6 +27,7 @@ impl Spec {
     pub fn tie_embeddings(&self) -> bool {
         match self {
             Spec::Decoder(spec) => spec.tie_embeddings,
+            Spec::Encoder(spec) => spec.tie_embeddings(),
         }
     }
 
@@ -31,6 +35,7 @@ impl Spec {
     pub fn writers(&self) -> usize {
         match self {
             Spec::Decoder(spec) => spec.layers(),
+            Spec::Encoder(spec) => spec.stack.layers(),
         }
     }
 
@@ -38,6 +43,7 @@ impl Spec {
     pub fn parameters(&self) -> u64 {
         match self {
             Spec::Decoder(spec) => spec.parameters(),
+            Spec::Encoder(spec) => spec.parameters(),
         }
     }
 
@@ -48,6 +54,18 @@ impl Spec {
     pub fn decoder(&self) -> Result<&DecoderSpec> {
         match self {
             Spec::Decoder(spec) => Ok(spec),
+            _ => Err(wrong_kind("a model that predicts the next token")),
+        }
+    }
+
+    /// The encoder's numbers.
+    ///
+    /// # Errors
+    /// A network of another kind.
+    pub fn encoder(&self) -> Result<&EncoderSpec> {
+        match self {
+            Spec::Encoder(spec) => Ok(spec),
+            _ => Err(wrong_kind("an encoder")),
         }
     }
 
@@ -55,6 +73,7 @@ impl Spec {
     pub fn special(&self) -> (Option<u32>, &[u32], Option<u32>) {
         match self {
             Spec::Decoder(spec) => (spec.bos, &spec.eos, spec.pad),
+            Spec::Encoder(spec) => (spec.bos, &spec.eos, spec.pad),
         }
     }
 
@@ -65,8 +84,15 @@ impl Spec {
     pub fn build(&self, source: &mut dyn WeightSource) -> Result<Network> {
         match self {
             Spec::Decoder(spec) => Ok(Network::Decoder(Decoder::build(spec.clone(), source)?)),
+            Spec::Encoder(spec) => Ok(Network::Encoder(Encoder::build(spec.clone(), source)?)),
         }
     }
+}
+
+/// An error about a model that is of another kind than is asked for.
+pub(crate) fn wrong_kind(wanted: &str) -> Error {
+    Error::failed(format!("this wants {wanted}, and the model is none"))
+        .with_hint("`architectures` and `model_type` in its config.json say what it is")
 }
 
 /// A network.
@@ -74,6 +100,8 @@ impl Spec {
 pub enum Network {
     /// Predicts the next token.
     Decoder(Decoder),
+    /// Reads whole texts.
+    Encoder(Encoder),
 }
 
 impl Network {
@@ -81,6 +109,7 @@ impl Network {
     pub fn device(&self) -> Device {
         match self {
             Network::Decoder(network) => network.device(),
+            Network::Encoder(network) => network.device(),
         }
     }
 
@@ -88,6 +117,7 @@ impl Network {
     pub fn precision(&self) -> Precision {
         match self {
             Network::Decoder(network) => network.precision(),
+            Network::Encoder(network) => network.precision(),
         }
     }
 
@@ -95,6 +125,7 @@ impl Network {
     pub fn set_precision(&mut self, precision: Precision) {
         match self {
             Network::Decoder(network) => network.set_precision(precision),
+            Network::Encoder(network) => network.set_precision(precision),
         }
     }
 
@@ -102,6 +133,7 @@ impl Network {
     pub fn set_recompute(&mut self, on: bool) {
         match self {
             Network::Decoder(network) => network.set_recompute(on),
+            Network::Encoder(network) => network.set_recompute(on),
         }
     }
 }
@@ -110,6 +142,7 @@ impl Module for Network {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
         match self {
             Network::Decoder(network) => network.pieces(out),
+            Network::Encoder(network) => network.pieces(out),
         }
     }
 }

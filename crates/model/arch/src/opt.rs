@@ -43,7 +43,7 @@ impl Family for Opt {
         let before = config.flag("do_layer_norm_before", true)?;
         let layout = if before { Layout::PreNorm } else { Layout::PostNorm };
         let block = BlockSpec { layout, norm, layers: vec![("attention", attention.into()), ("ffn", ffn.into())] };
-        let blocks = vec![block; config.required_size("num_hidden_layers")?];
+        let blocks = vec![block; config.blocks("num_hidden_layers")?];
         let max_seq_len = config.size("max_position_embeddings")?.unwrap_or(2048);
         let rows =
             max_seq_len.checked_add(OFFSET).ok_or_else(|| Error::failed("`max_position_embeddings` is too large"))?;

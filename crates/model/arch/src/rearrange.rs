@@ -18,13 +18,6 @@ pub enum Rearrangement {
         /// The model's name.
         name: String,
     },
-    /// A module that files call otherwise in some of a family's models.
-    Renamed {
-        /// Its name in the file, without `.weight`.
-        file: String,
-        /// The model's name.
-        model: String,
-    },
     /// A tensor of another shape with the same numbers in the same order.
     Reshaped {
         /// Its name.
@@ -33,6 +26,13 @@ pub enum Rearrangement {
         file: Vec<usize>,
         /// The model's shape.
         model: Vec<usize>,
+    },
+    /// Names that begin otherwise.
+    Renamed {
+        /// How they begin in the file; nothing where all of the model's names that begin so stand bare in it.
+        file: String,
+        /// How the model's begin.
+        name: String,
     },
 }
 
@@ -57,16 +57,19 @@ impl Rearrangement {
         match self {
             Self::Fused(fused) => fused.unpack(state),
             Self::Stacked { file, count, name } => stack(state, file, *count, name),
-            Self::Renamed { file, model } => {
-                rename(state, file, model);
-                Ok(())
-            }
             Self::Reshaped { name, file, model } => {
                 let Some(tensor) = state.get_mut(name) else { return Ok(()) };
                 if tensor.shape != *file {
                     return Err(mismatch(name, &tensor.shape, file));
                 }
                 tensor.shape.clone_from(model);
+                Ok(())
+            }
+            Self::Renamed { file, name } => {
+                // Files that should be bare and are not stay as they are.
+                if !file.is_empty() || !state.keys().any(|key| key.starts_with(name)) {
+                    rename(state, file, name);
+                }
                 Ok(())
             }
         }
@@ -84,23 +87,21 @@ impl Rearrangement {
                     state.insert(numbered(file, i), HostTensor { shape, dtype, bytes });
                 }
             }
-            Self::Renamed { file, model } => rename(state, model, file),
             Self::Reshaped { name, file, .. } => {
                 if let Some(tensor) = state.get_mut(name) {
                     tensor.shape.clone_from(file);
                 }
             }
+            Self::Renamed { file, name } => rename(state, name, file),
         }
     }
 }
 
-/// Gives a module's tensors another name.
+/// Replaces the beginning of names.
 fn rename(state: &mut StateDict, from: &str, to: &str) {
-    for kind in ["weight", "bias"] {
-        if let Some(tensor) = state.remove(&format!("{from}.{kind}")) {
-            state.insert(format!("{to}.{kind}"), tensor);
-        }
-    }
+    let all = std::mem::take(state);
+    let renamed = |name: String| name.strip_prefix(from).map(|rest| format!("{to}{rest}")).unwrap_or(name);
+    state.extend(all.into_iter().map(|(name, tensor)| (renamed(name), tensor)));
 }
 
 fn numbered(file: &str, i: usize) -> String {
@@ -149,6 +150,23 @@ mod tests {
         assert_eq!(state, file);
         let missing = Rearrangement::Stacked { file: "experts.{}.up".into(), count: 4, name: "up".into() };
         assert!(missing.unpack(&mut state).unwrap_err().to_string().contains("no `experts.3.up`"));
+    }
+
+    #[test]
+    fn names_begin_otherwise_in_the_file() {
+        let file: StateDict =
+            ["layer.1.w", "layer.10.w", "norm"].map(|n| (n.to_string(), HostTensor::from_f32([1], &[0.5]))).into();
+        let mut state = file.clone();
+        let all = Rearrangement::Renamed { file: String::new(), name: "bert.".into() };
+        let one = Rearrangement::Renamed { file: "bert.layer.1.".into(), name: "bert.group.0.".into() };
+        all.unpack(&mut state).unwrap();
+        one.unpack(&mut state).unwrap();
+        assert_eq!(state.keys().collect::<Vec<_>>(), ["bert.group.0.w", "bert.layer.10.w", "bert.norm"]);
+        all.unpack(&mut state).unwrap();
+        assert_eq!(state.len(), 3, "what begins so already stays");
+        one.pack(&mut state);
+        all.pack(&mut state);
+        assert_eq!(state, file);
     }
 
     #[test]

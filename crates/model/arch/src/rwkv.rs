@@ -38,10 +38,8 @@ impl Family for Rwkv {
         let norm = |eps: f64, blocks: usize| NormSpec::layer(eps * 4.0_f64.powi(halved(blocks)));
         let block = |i: usize| {
             let depth = (i, n_layers);
-            let layers = vec![
-                ("time", TimeMixSpec { d_inner, depth }.into()),
-                ("channel", ChannelMixSpec { d_ff, depth }.into()),
-            ];
+            let layers =
+                vec![("time", TimeMixSpec { d_inner, depth }.into()), ("ffn", ChannelMixSpec { d_ff, depth }.into())];
             BlockSpec { layout: Layout::PreNorm, norm: norm(eps, i), layers }
         };
         let context = if config.get("context_length").is_some() { "context_length" } else { "max_position_embeddings" };
@@ -86,12 +84,12 @@ impl Family for Rwkv {
             ("layers.{}.time.v", "rwkv.blocks.{}.attention.value"),
             ("layers.{}.time.r", "rwkv.blocks.{}.attention.receptance"),
             ("layers.{}.time.o", "rwkv.blocks.{}.attention.output"),
-            ("layers.{}.channel_norm", "rwkv.blocks.{}.ln2"),
-            ("layers.{}.channel.mix_k", "rwkv.blocks.{}.feed_forward.time_mix_key"),
-            ("layers.{}.channel.mix_r", "rwkv.blocks.{}.feed_forward.time_mix_receptance"),
-            ("layers.{}.channel.k", "rwkv.blocks.{}.feed_forward.key"),
-            ("layers.{}.channel.r", "rwkv.blocks.{}.feed_forward.receptance"),
-            ("layers.{}.channel.v", "rwkv.blocks.{}.feed_forward.value"),
+            ("layers.{}.ffn_norm", "rwkv.blocks.{}.ln2"),
+            ("layers.{}.ffn.mix_k", "rwkv.blocks.{}.feed_forward.time_mix_key"),
+            ("layers.{}.ffn.mix_r", "rwkv.blocks.{}.feed_forward.time_mix_receptance"),
+            ("layers.{}.ffn.k", "rwkv.blocks.{}.feed_forward.key"),
+            ("layers.{}.ffn.r", "rwkv.blocks.{}.feed_forward.receptance"),
+            ("layers.{}.ffn.v", "rwkv.blocks.{}.feed_forward.value"),
         ]
     }
 

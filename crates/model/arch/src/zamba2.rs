@@ -61,7 +61,10 @@ fn hybrid_layers(config: &ConfigJson<'_>) -> Result<Vec<bool>> {
         return Err(Error::failed("config.json has no `layers_block_type`"));
     };
     if kinds.len() != n_layers {
-        return Err(Error::failed(format!("config.json has {n_layers} layers, but {} `layers_block_type`", kinds.len())));
+        return Err(Error::failed(format!(
+            "config.json has {n_layers} layers, but {} `layers_block_type`",
+            kinds.len()
+        )));
     }
     let one = |kind: &&str| match *kind {
         "hybrid" => Ok(true),
@@ -90,7 +93,8 @@ impl Family for Zamba2 {
         let d_model = config.required_size("hidden_size")?;
         let norm = NormSpec::rms(config.number("rms_norm_eps", 1e-5)?);
         let (mixer, block) = (mixer(config, d_model)?, shared_block(config, d_model)?);
-        let (n_blocks, rank) = (config.size("num_mem_blocks")?.unwrap_or(1), config.size("adapter_rank")?.unwrap_or(128));
+        let (n_blocks, rank) =
+            (config.size("num_mem_blocks")?.unwrap_or(1), config.size("adapter_rank")?.unwrap_or(128));
         let adapts_attention = config.flag("use_shared_attention_adapter", false)?;
         let mut seen = 0;
         let blocks = hybrid_layers(config)?.into_iter().map(|hybrid| {
@@ -178,8 +182,8 @@ impl Family for Zamba2 {
             ];
             for ((ours, list), part) in lists.into_iter().flat_map(|list| [(list, 0), (list, 1)]) {
                 all.push(Rearrangement::Renamed {
-                    file: format!("{place}.{list}.{i}.{part}"),
-                    model: format!("model.layers.{layer}.{ours}_adapter.{}", ["a", "b"][part]),
+                    file: format!("{place}.{list}.{i}.{part}."),
+                    name: format!("model.layers.{layer}.{ours}_adapter.{}.", ["a", "b"][part]),
                 });
             }
         }

@@ -11,7 +11,8 @@ use cupola_ops::{IGNORE, scalar, to_vec};
 use cupola_testkit::{assert_close, fixture};
 
 /// A fixture of every family with such layers.
-const FIXTURES: &[&str] = &["mamba", "mamba2", "rwkv", "recurrentgemma", "zamba2", "cupola-rnn", "cupola-lstm", "cupola-gru"];
+const FIXTURES: &[&str] =
+    &["mamba", "mamba2", "rwkv", "recurrentgemma", "zamba2", "cupola-rnn", "cupola-lstm", "cupola-gru"];
 
 fn load(name: &str) -> Model {
     Model::load(&fixture(name), &Device::flex()).unwrap()
@@ -146,7 +147,7 @@ fn fresh_models_learn_what_takes_a_memory() {
         eos: vec![],
         pad: None,
     };
-    let (rows, seq, steps) = (16, 18, 150);
+    let (rows, seq, steps) = (16, 18, 300);
     for name in ["mamba", "mamba2", "rwkv", "recurrent_gemma", "zamba2", "cupola_rnn", "cupola_lstm", "cupola_gru"] {
         let mut model = Model::fresh(family(name).unwrap(), &sizes, 1, &Device::flex()).unwrap();
         model.set_trainable(|_| true);

@@ -62,6 +62,30 @@ impl AttentionSpec {
 }
 
 impl LayerKind for AttentionSpec {
+    fn about(&self) -> String {
+        let parts = [
+            (self.n_kv_heads < self.n_heads, "grouped queries"),
+            (self.window.is_some(), "sliding window"),
+            (self.qk_norm.is_some(), "norms of queries and keys"),
+            (self.soft_cap.is_some(), "soft cap"),
+            (self.bias, "biases"),
+        ];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| part.0).map(|part| part.1).collect();
+        if parts.is_empty() { "attention".into() } else { format!("attention ({})", parts.join(", ")) }
+    }
+
+    fn positions(&self) -> Option<&'static str> {
+        match (&self.rope, self.alibi) {
+            (Some(_), _) => Some("rotary"),
+            (None, Some(_)) => Some("ALiBi"),
+            (None, None) => None,
+        }
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some(if self.window.is_some() { "keys and values of the window" } else { "keys and values" })
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let (q, kv) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
         let norm = |scope: &mut Scope<'_>, part| self.qk_norm.map(|n| scope.norm(part, n, self.d_head)).transpose();

@@ -21,6 +21,8 @@ use crate::source::Scope;
 pub enum Layout {
     /// `x += f(norm(x))` for each layer.
     PreNorm,
+    /// The same, but the first layer has no norm: the embedding's stands right before it (ModernBERT).
+    PreNormButFirst,
     /// `x = norm(x + f(x))` for each layer.
     PostNorm,
     /// `x = n + f(n)` with `n = norm(x)` for each layer (BLOOM, as an option).
@@ -90,8 +92,13 @@ impl Block {
             let mut norm = |wanted: bool, part: &str| {
                 wanted.then(|| scope.norm(&format!("{name}{part}"), spec.norm, d_model)).transpose()
             };
-            let normed = !matches!(spec.layout, Layout::PostNorm | Layout::Bare | Layout::Residual);
-            let before = norm(normed && (i == 0 || spec.layout != Layout::ParallelShared), "_norm")?;
+            let has_norm = match spec.layout {
+                Layout::PostNorm | Layout::Bare | Layout::Residual => false,
+                Layout::PreNormButFirst => i > 0,
+                Layout::ParallelShared => i == 0,
+                _ => true,
+            };
+            let before = norm(has_norm, "_norm")?;
             let after = match spec.layout {
                 Layout::PostNorm => norm(true, "_norm")?,
                 Layout::Sandwich => norm(true, "_post_norm")?,
@@ -162,7 +169,15 @@ impl Block {
         let (positions, batch, precision) = (Arc::clone(&pass.positions), batch.clone(), pass.precision);
         let run = move |block: &Block, x: Tensor<2>| {
             let reach = Reach::Batch(&batch);
-            let mut pass = Pass { positions: Arc::clone(&positions), reach, precision, slot: 0, extra: vec![], embedded: None, shared: vec![] };
+            let mut pass = Pass {
+                positions: Arc::clone(&positions),
+                reach,
+                precision,
+                slot: 0,
+                extra: vec![],
+                embedded: None,
+                shared: vec![],
+            };
             let mut stream = Stream::new(x);
             block.forward(&mut stream, &mut pass);
             stream.value()

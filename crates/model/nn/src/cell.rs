@@ -18,6 +18,18 @@ pub struct CellSpec {
 }
 
 impl LayerKind for CellSpec {
+    fn about(&self) -> String {
+        match self.kind {
+            RecurrentKind::Lstm => "LSTM".into(),
+            RecurrentKind::Gru => "GRU".into(),
+            _ => "Elman network".into(),
+        }
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some("states")
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let wide = self.kind.gates() * d_model;
         let bound = Init::Uniform((d_model as f32).powf(-0.5));

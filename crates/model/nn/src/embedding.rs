@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Bool, Tensor, TensorData};
 use cupola_artifact::Result;
 
 use crate::linear::Linear;
@@ -37,12 +37,15 @@ pub struct EmbeddingSpec {
     pub types: usize,
     /// A norm over the sum.
     pub norm: Option<NormSpec>,
+    /// The padding token, whose vector is not learned where it is looked up; where positions have an offset, it stands
+    /// at the one before the first.
+    pub padding: Option<u32>,
 }
 
 impl EmbeddingSpec {
     /// Tokens' vectors as they are.
     pub fn plain(width: usize) -> Self {
-        Self { width, widen_last: false, scale: None, positions: None, types: 0, norm: None }
+        Self { width, widen_last: false, scale: None, positions: None, types: 0, norm: None, padding: None }
     }
 }
 
@@ -79,7 +82,7 @@ impl Embedding {
 
     /// The vectors of tokens, `[N, D]`.
     pub(crate) fn forward(&self, ids: &Arc<[u32]>, positions: &Arc<[u32]>, types: Option<&Arc<[u32]>>) -> Tensor<2> {
-        let mut x = cupola_ops::embedding(self.tokens.value(), ids);
+        let mut x = self.unlearned(cupola_ops::embedding(self.tokens.value(), ids), ids);
         if let Some(scale) = self.spec.scale {
             x = x.mul_scalar(scale);
         }
@@ -91,11 +94,15 @@ impl Embedding {
             x = x + cupola_ops::embedding(table.value(), &types);
         }
         if let (Some(table), Some(spec)) = (&self.positions, self.spec.positions) {
-            let rows = match spec.offset {
-                0 => Arc::clone(positions),
-                offset => positions.iter().map(|p| p + offset as u32).collect(),
+            let places = || positions.iter().zip(ids.iter());
+            let padded = |id: u32| self.spec.padding == Some(id);
+            x = x + match spec.offset as u32 {
+                0 => cupola_ops::embedding(table.value(), positions),
+                offset => {
+                    let rows = places().map(|(p, id)| if padded(*id) { offset - 1 } else { p + offset }).collect();
+                    self.unlearned(cupola_ops::embedding(table.value(), &rows), ids)
+                }
             };
-            x = x + cupola_ops::embedding(table.value(), &rows);
         }
         if let Some(norm) = &self.norm {
             x = norm.forward(x);
@@ -104,6 +111,16 @@ impl Embedding {
             Some(widen) if self.spec.widen_last => widen.forward(x),
             _ => x,
         }
+    }
+
+    /// The same x `[N, D]`, whose rows of padding pass no gradient on.
+    fn unlearned(&self, x: Tensor<2>, ids: &[u32]) -> Tensor<2> {
+        let Some(padding) = self.spec.padding.filter(|padding| x.is_autodiff() && ids.contains(padding)) else {
+            return x;
+        };
+        let padded: Vec<bool> = ids.iter().map(|id| *id == padding).collect();
+        let padded = Tensor::<2, Bool>::from_data(TensorData::new(padded, [ids.len(), 1]), &x.device());
+        x.clone().mask_where(padded.expand(x.dims()), x.detach())
     }
 }
 

@@ -28,6 +28,14 @@ pub struct GriffinSpec {
 }
 
 impl LayerKind for GriffinSpec {
+    fn about(&self) -> String {
+        "gated linear recurrence".into()
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some("states and the last inputs of the convolution")
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let (d_inner, n_blocks, wide) = (self.d_inner, self.n_blocks, [self.d_inner, d_model]);
         let width = d_inner / n_blocks;

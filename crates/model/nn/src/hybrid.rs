@@ -55,6 +55,14 @@ pub struct HybridSpec {
 }
 
 impl LayerKind for HybridSpec {
+    fn about(&self) -> String {
+        "selective state space with heads behind shared attention".into()
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some("keys, values and states")
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let (b, rank) = (&self.block, self.rank);
         let widths = [b.n_heads, b.n_kv_heads, b.n_kv_heads].map(|heads| heads * b.d_head);

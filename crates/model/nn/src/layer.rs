@@ -35,6 +35,19 @@ impl Module for Box<dyn Layer> {
 
 /// The numbers that make a layer.
 pub trait LayerKind {
+    /// What it is, in a few words, for people who choose an architecture.
+    fn about(&self) -> String;
+
+    /// How it knows where tokens stand, where it does.
+    fn positions(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// What it remembers of a sequence while that is continued, where it does.
+    fn remembers(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The layer, of a model of width `d_model`.
     ///
     /// # Errors

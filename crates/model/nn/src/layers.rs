@@ -3,6 +3,7 @@
 use crate::attention::AttentionSpec;
 use crate::cell::CellSpec;
 use crate::feed_forward::FeedForwardSpec;
+use crate::global_attention::GlobalAttentionSpec;
 use crate::griffin::GriffinSpec;
 use crate::hybrid::HybridSpec;
 use crate::layer::LayerKind;
@@ -55,4 +56,6 @@ layers! {
     Hybrid(HybridSpec),
     /// An Elman, LSTM or GRU layer.
     Cell(CellSpec),
+    /// Attention to a window and to global tokens.
+    GlobalAttention(GlobalAttentionSpec),
 }

@@ -34,6 +34,14 @@ pub struct MambaSpec {
 }
 
 impl LayerKind for MambaSpec {
+    fn about(&self) -> String {
+        "selective state space".into()
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some("states and the last inputs of the convolution")
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let Self { d_inner, d_state, dt_rank, .. } = *self;
         let (input, widths) = ([2 * d_inner, d_model], [dt_rank + 2 * d_state, d_inner]);

@@ -49,6 +49,14 @@ impl Mamba2Spec {
 }
 
 impl LayerKind for Mamba2Spec {
+    fn about(&self) -> String {
+        "selective state space with heads".into()
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some("states and the last inputs of the convolution")
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         Ok(Box::new(Mamba2::build(self, scope, d_model)?))
     }

@@ -147,7 +147,8 @@ impl RopeSpec {
 
     /// Cosines and sines for the positions before `len`.
     fn angles(&self, len: usize) -> RopeAngles {
-        let (frequencies, amplitude) = (self.frequencies(len), self.amplitude());
+        let frequencies = if len == 0 { vec![] } else { self.frequencies(len) };
+        let amplitude = self.amplitude();
         let all = (0..len).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
         let (cos, sin) = all.map(|a| ((a.cos() * amplitude) as f32, (a.sin() * amplitude) as f32)).unzip();
         RopeAngles { cos, sin, rotary_dim: self.rotary_dim }
@@ -163,7 +164,8 @@ pub struct Angles {
 }
 
 impl Angles {
-    pub(crate) fn new(spec: RopeSpec) -> Self {
+    /// No angles yet.
+    pub fn new(spec: RopeSpec) -> Self {
         let empty = Arc::new(spec.angles(0));
         Self { spec, table: Mutex::new((0, empty)) }
     }
@@ -177,6 +179,7 @@ impl Angles {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let len = self.spec.table_len(end);
         let by_length = matches!(self.spec.scaling, RopeScaling::Dynamic { .. } | RopeScaling::Long { .. });
+        let len = len.max(end);
         if table.0 < len || (by_length && table.0 != len) {
             *table = (len, Arc::new(self.spec.angles(len)));
         }

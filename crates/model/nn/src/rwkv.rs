@@ -41,6 +41,14 @@ fn down((block, blocks): (usize, usize)) -> f64 {
 }
 
 impl LayerKind for TimeMixSpec {
+    fn about(&self) -> String {
+        "weighted mean of the past".into()
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some("weighted sums")
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let (d_inner, up, down) = (self.d_inner, up(self.depth), down(self.depth));
         let share = |i: usize| i as f64 / d_model as f64;
@@ -83,6 +91,14 @@ impl LayerKind for TimeMixSpec {
 }
 
 impl LayerKind for ChannelMixSpec {
+    fn about(&self) -> String {
+        "gated squared ReLU of mixed vectors".into()
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some("the last vectors")
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let share = |i: usize| (i as f64 / d_model as f64).powf(down(self.depth)) as f32;
         Ok(Box::new(ChannelMix {

@@ -44,11 +44,11 @@ pub(crate) fn scanned(layer: &impl Scan, x: Tensor<2>, pass: &mut Pass<'_, '_>) 
 }
 
 fn whole(layer: &impl Scan, x: Tensor<2>, batch: &Batch) -> Tensor<2> {
-    let padding = batch.padding.as_ref().filter(|_| layer.sees_padding());
-    let sequences = if padding.is_some() { batch.scanned_sequences() } else { batch.sequences() };
-    let real = padding.map(|padding| {
-        let real: Vec<f32> = padding.iter().map(|p| f32::from(!p)).collect();
-        Tensor::<2>::from_data(TensorData::new(real, [padding.len(), 1]), &x.device())
+    let real = batch.real.as_ref().filter(|_| layer.sees_padding());
+    let sequences = if real.is_some() { batch.scanned_sequences() } else { batch.sequences() };
+    let real = real.map(|real| {
+        let ones: Vec<f32> = real.iter().map(|real| f32::from(*real)).collect();
+        Tensor::<2>::from_data(TensorData::new(ones, [real.len(), 1]), &x.device())
     });
     let run = |batch, real| Run { batch, states: None, fresh: true, real };
     if sequences.iter().all(|s| s.len() == sequences[0].len()) {

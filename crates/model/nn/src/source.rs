@@ -204,8 +204,8 @@ impl WeightSource for Count {
     }
 
     fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)> {
-        let numbers = want.shape.iter().map(|n| *n as u64).product::<u64>();
-        self.parameters += numbers;
+        let numbers = want.shape.iter().fold(1u64, |product, n| product.saturating_mul(*n as u64));
+        self.parameters = self.parameters.saturating_add(numbers);
         self.products += match want.purpose {
             Use::Product => numbers as f64,
             Use::Share(share) => share * numbers as f64,

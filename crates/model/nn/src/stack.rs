@@ -44,6 +44,8 @@ pub struct Stack {
     spec: StackSpec,
     pub(crate) embedding: Embedding,
     blocks: Vec<Block>,
+    /// Which block runs when.
+    pub(crate) order: Vec<usize>,
     norm: Option<Norm>,
     /// What products multiply.
     pub(crate) precision: Precision,
@@ -72,7 +74,8 @@ impl Stack {
             slot += block.layers.len();
         }
         let norm = spec.norm.map(|norm| scope.norm("norm", norm, spec.d_model)).transpose()?;
-        Ok(Self { spec: spec.clone(), embedding, blocks, norm, precision: Precision::F32, recompute: false })
+        let order = (0..blocks.len()).collect();
+        Ok(Self { spec: spec.clone(), embedding, blocks, order, norm, precision: Precision::F32, recompute: false })
     }
 
     /// The numbers that make it.
@@ -93,7 +96,7 @@ impl Stack {
     fn run(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>, mut seen: impl FnMut(&Stream)) -> Tensor<2> {
         pass.embedded = Some(x.clone());
         let mut stream = Stream::new(x);
-        for block in &self.blocks {
+        for block in self.order.iter().map(|i| &self.blocks[*i]) {
             seen(&stream);
             match pass.reach {
                 Reach::Batch(batch) if self.recompute => {
@@ -110,7 +113,15 @@ impl Stack {
     }
 
     fn pass<'a, 'b>(&self, positions: &Arc<[u32]>, reach: Reach<'a, 'b>) -> Pass<'a, 'b> {
-        Pass { positions: Arc::clone(positions), reach, precision: self.precision, slot: 0, extra: vec![], embedded: None, shared: vec![] }
+        Pass {
+            positions: Arc::clone(positions),
+            reach,
+            precision: self.precision,
+            slot: 0,
+            extra: vec![],
+            embedded: None,
+            shared: vec![],
+        }
     }
 
     fn batch(&self, batch: &Batch, seen: impl FnMut(&Stream)) -> Hidden {

@@ -72,7 +72,7 @@ impl Objective for CausalLm {
             let ids: Arc<[u32]> = std::mem::take(&mut next).into();
             let hidden = decoder.step(&ids, &mut [Step { cache: &mut cache, rows }]);
             let logits = cupola_ops::to_vec(&decoder.logits(hidden.narrow(0, rows - 1, 1)));
-            let Some(id) = sampler.sample(&logits) else { break };
+            let Ok(id) = sampler.sample(&logits) else { break };
             text.push(id);
             next.push(id);
         }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::api_error::ApiError;
 use crate::job::Job;
+use crate::logprobs::Logprobs;
 
 /// Which route is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,44 +34,81 @@ pub struct Answer {
     model: String,
     /// What each choice begins with: the echoed prompt, or nothing.
     prefixes: Vec<String>,
+    logprobs: Logprobs,
 }
 
 impl Answer {
     /// A new answer; `prefixes` holds one string per choice.
-    pub fn new(kind: Kind, model: &str, prefixes: Vec<String>) -> Self {
+    pub fn new(kind: Kind, model: &str, prefixes: Vec<String>, logprobs: Logprobs) -> Self {
         let name = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
-        Self { kind, id: format!("{name}-{}", unique()), created: unix_seconds(), model: model.into(), prefixes }
+        Self {
+            kind,
+            id: format!("{name}-{}", unique()),
+            created: unix_seconds(),
+            model: model.into(),
+            prefixes,
+            logprobs,
+        }
     }
 
-    /// Waits for all choices and gives the whole answer.
-    pub async fn whole(mut self, mut job: Job) -> Result<Value, ApiError> {
+    /// Waits for all texts and gives the whole answer: of each `best_of` texts of a prompt the `n` likeliest.
+    pub async fn whole(mut self, mut job: Job, n: usize, best_of: usize) -> Result<Value, ApiError> {
         let mut texts = std::mem::take(&mut self.prefixes);
         let mut reasons = vec![Value::Null; texts.len()];
         while let Some((index, event)) = job.next().await {
             match event {
-                Event::Text(text) => texts[index] += &text,
+                Event::Token(token) => self.logprobs.hear(index, token),
+                Event::Text(text) => {
+                    self.logprobs.wrote(index, &text);
+                    texts[index] += &text;
+                }
                 Event::Done(reason, _) => reasons[index] = finish_reason(reason)?,
                 Event::Failed(message) => return Err(ApiError::server(message)),
             }
         }
-        let choices: Vec<Value> = texts
+        let mut kept: Vec<usize> = (0..texts.len()).collect();
+        if best_of > n {
+            kept = kept.chunks_mut(best_of).flat_map(|of_prompt| self.likeliest(of_prompt, n)).collect();
+        }
+        let choices = kept
             .into_iter()
-            .zip(reasons)
-            .enumerate()
-            .map(|(index, (text, reason))| match self.kind {
-                Kind::Chat => json!({
-                    "index": index,
-                    "message": {"role": "assistant", "content": text, "refusal": null},
-                    "logprobs": null,
-                    "finish_reason": reason,
-                }),
-                Kind::Text => json!({"index": index, "text": text, "logprobs": null, "finish_reason": reason}),
-            })
-            .collect();
+            .map(|i| (std::mem::take(&mut texts[i]), reasons[i].take(), self.logprobs.take(i)))
+            .collect::<Vec<_>>();
+        Ok(self.choices(choices, job.tokens()))
+    }
+
+    /// The whole answer, of texts that are there already; `tokens` are those of the prompts and of the texts.
+    pub fn found(self, texts: Vec<(String, FinishReason)>, tokens: (usize, usize)) -> Result<Value, ApiError> {
+        let choices: Vec<_> = texts
+            .into_iter()
+            .zip(&self.prefixes)
+            .map(|((text, reason), prefix)| Ok((format!("{prefix}{text}"), finish_reason(reason)?, Value::Null)))
+            .collect::<Result<_, _>>()?;
+        Ok(self.choices(choices, tokens))
+    }
+
+    /// The whole answer, given each choice's text, its end and its log-probabilities.
+    fn choices(&self, choices: Vec<(String, Value, Value)>, tokens: (usize, usize)) -> Value {
+        let choice = |(index, (text, reason, logprobs)): (usize, (String, Value, Value))| match self.kind {
+            Kind::Chat => json!({
+                "index": index,
+                "message": {"role": "assistant", "content": text, "refusal": null},
+                "logprobs": logprobs,
+                "finish_reason": reason,
+            }),
+            Kind::Text => json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}),
+        };
+        let choices: Vec<Value> = choices.into_iter().enumerate().map(choice).collect();
         let object = if self.kind == Kind::Chat { "chat.completion" } else { "text_completion" };
         let mut answer = self.head(object, Value::Array(choices));
-        answer["usage"] = usage(&job);
-        Ok(answer)
+        answer["usage"] = usage(tokens);
+        answer
+    }
+
+    /// The `n` texts with the highest mean log-probability, best first.
+    fn likeliest(&self, texts: &mut [usize], n: usize) -> Vec<usize> {
+        texts.sort_by(|a, b| self.logprobs.mean(*b).total_cmp(&self.logprobs.mean(*a)));
+        texts[..n.min(texts.len())].to_vec()
     }
 
     /// Streams the choices as they come.
@@ -82,7 +120,8 @@ impl Answer {
                 stream.push_chunk(json!([{"index": index, "delta": role, "logprobs": null, "finish_reason": null}]));
             } else if !stream.answer.prefixes[index].is_empty() {
                 let prefix = std::mem::take(&mut stream.answer.prefixes[index]);
-                stream.push_chunk(json!([stream.answer.piece(index, prefix)]));
+                let piece = json!({"index": index, "text": prefix, "logprobs": null, "finish_reason": null});
+                stream.push_chunk(json!([piece]));
             }
         }
         stream
@@ -99,17 +138,22 @@ impl Answer {
         })
     }
 
-    fn piece(&self, index: usize, text: String) -> Value {
+    fn piece(&mut self, index: usize, text: String) -> Value {
+        self.logprobs.wrote(index, &text);
+        let logprobs = self.logprobs.take(index);
         match self.kind {
-            Kind::Chat => json!({"index": index, "delta": {"content": text}, "logprobs": null, "finish_reason": null}),
-            Kind::Text => json!({"index": index, "text": text, "logprobs": null, "finish_reason": null}),
+            Kind::Chat => {
+                json!({"index": index, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": null})
+            }
+            Kind::Text => json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": null}),
         }
     }
 
-    fn last_piece(&self, index: usize, reason: Value) -> Value {
+    fn last_piece(&mut self, index: usize, reason: Value) -> Value {
+        let logprobs = self.logprobs.take(index);
         match self.kind {
-            Kind::Chat => json!({"index": index, "delta": {}, "logprobs": null, "finish_reason": reason}),
-            Kind::Text => json!({"index": index, "text": "", "logprobs": null, "finish_reason": reason}),
+            Kind::Chat => json!({"index": index, "delta": {}, "logprobs": logprobs, "finish_reason": reason}),
+            Kind::Text => json!({"index": index, "text": "", "logprobs": logprobs, "finish_reason": reason}),
         }
     }
 }
@@ -139,9 +183,16 @@ impl AnswerStream {
 
     fn take_event(&mut self, index: usize, event: Event) {
         match event {
-            Event::Text(text) => self.push_chunk(json!([self.answer.piece(index, text)])),
+            Event::Token(token) => self.answer.logprobs.hear(index, token),
+            Event::Text(text) => {
+                let piece = self.answer.piece(index, text);
+                self.push_chunk(json!([piece]));
+            }
             Event::Done(reason, _) => match finish_reason(reason) {
-                Ok(reason) => self.push_chunk(json!([self.answer.last_piece(index, reason)])),
+                Ok(reason) => {
+                    let piece = self.answer.last_piece(index, reason);
+                    self.push_chunk(json!([piece]));
+                }
                 Err(error) => self.fail(&error),
             },
             Event::Failed(message) => self.fail(&ApiError::server(message)),
@@ -158,7 +209,7 @@ impl AnswerStream {
         if self.include_usage {
             let object = if self.answer.kind == Kind::Chat { "chat.completion.chunk" } else { "text_completion" };
             let mut chunk = self.answer.head(object, json!([]));
-            chunk["usage"] = usage(&self.job);
+            chunk["usage"] = usage(self.job.tokens());
             self.push(&chunk);
         }
         self.end();
@@ -190,8 +241,7 @@ impl Stream for AnswerStream {
     }
 }
 
-fn usage(job: &Job) -> Value {
-    let (prompt, completion) = job.tokens();
+fn usage((prompt, completion): (usize, usize)) -> Value {
     json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion})
 }
 

@@ -1,7 +1,7 @@
 //! What the server needs of a generation engine, so that tests can stand in for one.
 
-use cupola_artifact::Result;
-use cupola_generate::{Engine, Request, Sink, Stats};
+use cupola_artifact::{Error, Result};
+use cupola_generate::{Beam, BeamOptions, Engine, Request, Sink, Stats};
 use cupola_tokenizer::Tokenizer;
 
 /// Generates text for the server.
@@ -9,6 +9,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Takes a request; its events go to `sink`. A full queue is a failure; a request that makes no sense is a usage
     /// error.
     fn submit(&self, request: Request, sink: Sink) -> Result<()>;
+
+    /// The best texts of a beam search for each prompt; returns when they are found.
+    fn beam_search(&self, _prompts: &[Vec<u32>], _options: &BeamOptions) -> Result<Vec<Vec<Beam>>> {
+        Err(Error::usage("there is no beam search here"))
+    }
 
     /// Counters and gauges.
     fn stats(&self) -> Stats;
@@ -23,6 +28,10 @@ pub trait Backend: Send + Sync + 'static {
 impl Backend for Engine {
     fn submit(&self, request: Request, sink: Sink) -> Result<()> {
         Engine::submit(self, request, sink)
+    }
+
+    fn beam_search(&self, prompts: &[Vec<u32>], options: &BeamOptions) -> Result<Vec<Vec<Beam>>> {
+        Engine::beam_search(self, prompts, options)
     }
 
     fn stats(&self) -> Stats {

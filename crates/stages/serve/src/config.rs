@@ -108,9 +108,7 @@ impl ServeConfig {
         if !(0.0..=2.0).contains(&sampling.temperature) {
             return Err(Error::usage(format!("`sampling.temperature` is {}, not in 0..=2", sampling.temperature)));
         }
-        if !(0.0..=1.0).contains(&sampling.top_p) {
-            return Err(Error::usage(format!("`sampling.top_p` is {}, not in 0..=1", sampling.top_p)));
-        }
+        sampling.check(usize::MAX).map_err(|unfit| Error::usage(format!("`sampling`: {}", unfit.message)))?;
         for (name, value) in [
             ("max_body_bytes", self.max_body_bytes),
             ("max_choices", self.max_choices),

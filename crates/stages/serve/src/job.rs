@@ -68,7 +68,7 @@ impl Job {
             let (index, event) =
                 received.unwrap_or_else(|| (open, Event::Failed("the generation engine has stopped".into())));
             match &event {
-                Event::Text(_) => {}
+                Event::Text(_) | Event::Token(_) => {}
                 Event::Done(_, usage) => self.count(index, usage),
                 Event::Failed(_) => self.finished[index] = true,
             }

@@ -11,18 +11,21 @@
 mod answer;
 mod api_error;
 mod backend;
+mod beams;
 mod body;
 mod client;
 mod config;
 mod fields;
 mod interrupt;
 mod job;
+mod logprobs;
 mod metrics;
 mod page;
 mod parameters;
 mod request;
 mod resolve;
 mod routes;
+mod sampling;
 mod server;
 mod stage;
 

@@ -25,14 +25,8 @@ struct Neutral {
 }
 
 const NEUTRAL: &[Neutral] = &[
-    Neutral { name: "frequency_penalty", is_neutral: is_zero, feature: "penalties" },
-    Neutral { name: "presence_penalty", is_neutral: is_zero, feature: "penalties" },
-    Neutral { name: "repetition_penalty", is_neutral: is_one, feature: "penalties" },
-    Neutral { name: "min_p", is_neutral: is_zero, feature: "min-p sampling" },
     Neutral { name: "best_of", is_neutral: is_one, feature: "choosing the best of several" },
-    Neutral { name: "logprobs", is_neutral: |v| *v == Value::Bool(false), feature: "log-probabilities" },
     Neutral { name: "top_logprobs", is_neutral: is_zero, feature: "log-probabilities" },
-    Neutral { name: "logit_bias", is_neutral: is_empty, feature: "a bias on tokens" },
     Neutral { name: "tools", is_neutral: is_empty, feature: "tools" },
     Neutral { name: "tool_choice", is_neutral: |v| v == "none" || v == "auto", feature: "tools" },
     Neutral { name: "functions", is_neutral: is_empty, feature: "functions" },
@@ -98,8 +92,7 @@ mod tests {
     #[test]
     fn parameters_that_ask_for_nothing_are_accepted() {
         let body = json!({
-            "user": "me", "metadata": {"a": "b"}, "store": false, "frequency_penalty": 0, "presence_penalty": 0.0,
-            "logprobs": false, "logit_bias": {}, "tools": [], "response_format": {"type": "text"}, "audio": null,
+            "user": "me", "metadata": {"a": "b"}, "store": false, "best_of": 1, "top_logprobs": 0, "tools": [], "response_format": {"type": "text"}, "audio": null,
         });
         check(&body).unwrap();
     }
@@ -108,11 +101,10 @@ mod tests {
     fn parameters_that_ask_for_more_are_refused_by_name() {
         for (body, param) in [
             (json!({"tools": [{}]}), "tools"),
-            (json!({"logprobs": true}), "logprobs"),
-            (json!({"logprobs": 0}), "logprobs"),
+            (json!({"top_logprobs": 1}), "top_logprobs"),
+            (json!({"best_of": 2}), "best_of"),
             (json!({"response_format": {"type": "json_object"}}), "response_format"),
             (json!({"response_format": "json"}), "response_format"),
-            (json!({"presence_penalty": 0.5}), "presence_penalty"),
             (json!({"temprature": 0.5}), "temprature"),
         ] {
             let error = check(&body).unwrap_err().body();

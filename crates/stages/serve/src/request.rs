@@ -1,12 +1,14 @@
 //! What clients ask for: the bodies of `/v1/chat/completions` and `/v1/completions`.
 
-use cupola_generate::SamplingParams;
+use cupola_generate::{BeamOptions, SamplingParams};
 use cupola_tokenizer::Message;
 use serde_json::Value;
 
 use crate::api_error::ApiError;
+use crate::beams;
 use crate::fields::{Fields, wrong};
 use crate::parameters::check_rest;
+use crate::sampling::{self, token_ids};
 
 /// What both routes share.
 #[derive(Debug)]
@@ -17,6 +19,10 @@ pub struct Common {
     pub params: SamplingParams,
     /// Choices per prompt.
     pub n: usize,
+    /// Of how many texts per prompt the choices are the likeliest.
+    pub best_of: usize,
+    /// Search instead of sampling.
+    pub beams: Option<BeamOptions>,
     /// Answer by server-sent events.
     pub stream: bool,
     /// End the stream with a chunk that holds the token counts.
@@ -60,6 +66,12 @@ impl ChatRequest {
         if let Some(most) = fields.size("max_completion_tokens", 1)? {
             common.params.max_tokens = most;
         }
+        let wanted = fields.boolean("logprobs")?.unwrap_or(false);
+        let top = fields.integer("top_logprobs", 0..=20)?.and_then(|n| usize::try_from(n).ok());
+        if top.is_some_and(|top| top > 0) && !wanted {
+            return Err(ApiError::bad_param("top_logprobs", "`top_logprobs` needs `logprobs` to be true"));
+        }
+        common.params.logprobs = wanted.then(|| top.unwrap_or(0));
         let items = fields
             .list("messages")?
             .ok_or_else(|| ApiError::bad_param("messages", "`messages` is missing").with_code("missing_parameter"))?;
@@ -76,8 +88,14 @@ impl CompletionRequest {
     /// Reads a body.
     pub fn parse(body: &[u8], defaults: &SamplingParams) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
-        let common = Common::take(&mut fields, defaults)?;
+        let mut common = Common::take(&mut fields, defaults)?;
         let echo = fields.boolean("echo")?.unwrap_or(false);
+        common.params.logprobs = fields.integer("logprobs", 0..=5)?.and_then(|n| usize::try_from(n).ok());
+        if echo && common.params.logprobs.is_some() {
+            let message = "`logprobs` of an echoed prompt are not supported; leave `echo` out";
+            return Err(ApiError::unsupported("logprobs", message));
+        }
+        common.take_best_of(&mut fields)?;
         let prompt = fields
             .take("prompt")
             .ok_or_else(|| ApiError::bad_param("prompt", "`prompt` is missing").with_code("missing_parameter"))?;
@@ -87,6 +105,20 @@ impl CompletionRequest {
 }
 
 impl Common {
+    /// Takes `best_of`, which streams cannot have: what is sent cannot be taken back.
+    fn take_best_of(&mut self, fields: &mut Fields) -> Result<(), ApiError> {
+        let Some(best_of) = choices(fields, "best_of")? else { return Ok(()) };
+        if best_of < self.n {
+            let message = format!("`best_of` must be at least `n` ({}), but is {best_of}", self.n);
+            return Err(ApiError::bad_param("best_of", message));
+        }
+        if self.stream && best_of > self.n {
+            return Err(ApiError::bad_param("best_of", "`best_of` cannot be streamed unless it is `n`"));
+        }
+        self.best_of = best_of;
+        Ok(())
+    }
+
     fn take(fields: &mut Fields, defaults: &SamplingParams) -> Result<Self, ApiError> {
         let stream = fields.boolean("stream")?.unwrap_or(false);
         let mut include_usage = false;
@@ -99,49 +131,22 @@ impl Common {
             options.boolean("include_obfuscation")?;
             check_rest(options)?;
         }
+        let n = choices(fields, "n")?.unwrap_or(1);
         Ok(Self {
             model: fields.string("model")?,
-            params: sampling(fields, defaults)?,
-            n: fields.integer("n", 1..=8)?.map_or(1, |n| usize::try_from(n).unwrap_or(1)),
+            params: sampling::take(fields, defaults)?,
+            n,
+            best_of: n,
+            beams: beams::take(fields)?,
             stream,
             include_usage,
         })
     }
 }
 
-fn sampling(fields: &mut Fields, defaults: &SamplingParams) -> Result<SamplingParams, ApiError> {
-    Ok(SamplingParams {
-        temperature: fields.number("temperature", 0.0..=2.0)?.map_or(defaults.temperature, |t| t as f32),
-        top_p: fields.number("top_p", 0.0..=1.0)?.map_or(defaults.top_p, |p| p as f32),
-        top_k: fields.size("top_k", 0)?.unwrap_or(defaults.top_k),
-        max_tokens: fields.size("max_tokens", 1)?.unwrap_or(defaults.max_tokens),
-        stop: stop(fields)?.unwrap_or_else(|| defaults.stop.clone()),
-        seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned).or(defaults.seed),
-        ignore_eos: defaults.ignore_eos,
-    })
-}
-
-fn stop(fields: &mut Fields) -> Result<Option<Vec<String>>, ApiError> {
-    let items = match fields.take("stop") {
-        None => return Ok(None),
-        Some(Value::Array(items)) => items,
-        Some(one @ Value::String(_)) => vec![one],
-        Some(other) => return Err(wrong("stop", "a string or a list of strings", &other)),
-    };
-    if items.len() > 4 {
-        return Err(ApiError::bad_param("stop", format!("`stop` has {} strings; at most 4 are allowed", items.len())));
-    }
-    let mut strings = Vec::with_capacity(items.len());
-    for (i, item) in items.into_iter().enumerate() {
-        match item {
-            Value::String(text) if text.is_empty() => {
-                return Err(ApiError::bad_param("stop", format!("`stop[{i}]` is an empty string")));
-            }
-            Value::String(text) => strings.push(text),
-            other => return Err(wrong(&format!("stop[{i}]"), "a string", &other)),
-        }
-    }
-    Ok(Some(strings))
+/// Takes a number of choices.
+fn choices(fields: &mut Fields, name: &str) -> Result<Option<usize>, ApiError> {
+    Ok(fields.integer(name, 1..=8)?.and_then(|n| usize::try_from(n).ok()))
 }
 
 fn message(index: usize, value: Value) -> Result<Message, ApiError> {
@@ -221,15 +226,6 @@ fn prompts(value: Value) -> Result<Vec<Prompt>, ApiError> {
         });
     }
     Ok(prompts)
-}
-
-fn token_ids(name: &str, items: Vec<Value>) -> Result<Vec<u32>, ApiError> {
-    let id = |(i, item): (usize, Value)| {
-        item.as_u64()
-            .and_then(|id| u32::try_from(id).ok())
-            .ok_or_else(|| wrong(&format!("{name}[{i}]"), "a token id", &item))
-    };
-    items.into_iter().enumerate().map(id).collect()
 }
 
 #[cfg(test)]

@@ -11,17 +11,22 @@ use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use cupola_generate::BeamOptions;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::answer::{Answer, Kind, unix_seconds};
 use crate::api_error::ApiError;
 use crate::backend::Backend;
+use crate::beams;
 use crate::body::{drain, read_json};
 use crate::config::ServeConfig;
 use crate::job::Job;
+use crate::logprobs::Logprobs;
 use crate::metrics::{CONTENT_TYPE as METRICS_TYPE, Metrics};
 use crate::page::Page;
 use crate::request::{ChatRequest, Common, CompletionRequest, Prompt};
+use crate::sampling;
 
 /// What all requests share.
 struct Shared {
@@ -31,6 +36,8 @@ struct Shared {
     model: String,
     created: u64,
     page: Page,
+    /// Places for beam searches, the running one and those that wait.
+    searches: Arc<Semaphore>,
 }
 
 type Server = State<Arc<Shared>>;
@@ -44,6 +51,7 @@ pub fn router(backend: Arc<dyn Backend>, config: &ServeConfig, model: &str) -> R
         model: config.model_name.clone().unwrap_or_else(|| model.to_owned()),
         created: unix_seconds(),
         page: Page::new(),
+        searches: Arc::new(Semaphore::new(config.engine.max_waiting.min(Semaphore::MAX_PERMITS - 1) + 1)),
     });
     Router::new()
         .route("/", get(page))
@@ -154,9 +162,10 @@ async fn completions(State(shared): Server, request: Request) -> Result<Response
     let body = read_json(request, shared.config.max_body_bytes).await?;
     let CompletionRequest { common, prompts, echo } = CompletionRequest::parse(&body, &shared.config.sampling)?;
     shared.check_model(common.model.as_deref())?;
-    if prompts.len().saturating_mul(common.n) > shared.config.max_choices {
+    if prompts.len().saturating_mul(common.best_of) > shared.config.max_choices {
         let (count, most) = (prompts.len(), shared.config.max_choices);
-        let message = format!("{count} prompts with `n` = {} are more than {most} choices in one request", common.n);
+        let each = common.best_of;
+        let message = format!("{count} prompts with {each} choices each are more than the {most} of one request");
         return Err(ApiError::bad_param("prompt", message));
     }
     let backend = shared.backend.clone();
@@ -226,9 +235,28 @@ impl Shared {
         prompts: Vec<Vec<u32>>,
         prefixes: Vec<String>,
     ) -> Result<Response, ApiError> {
-        let param = if kind == Kind::Chat { "messages" } else { "prompt" };
+        self.check_lengths(if kind == Kind::Chat { "messages" } else { "prompt" }, &prompts)?;
+        let tokenizer = self.backend.tokenizer();
+        sampling::check(&common.params, tokenizer.vocab_size())?;
+        if let Some(options) = &common.beams {
+            return self.search(kind, common, options, prompts, &prefixes).await;
+        }
+        let texts = common.best_of;
+        let prefixes: Vec<String> = prefixes.into_iter().flat_map(|p| std::iter::repeat_n(p, texts)).collect();
+        let mut params = common.params.clone();
+        let logprobs = Logprobs::new(kind, params.logprobs.map(|_| tokenizer.clone()), &prefixes);
+        if texts > common.n {
+            // They are compared by it.
+            params.logprobs.get_or_insert(0);
+        }
+        let job = Job::start(&*self.backend, self.metrics.clone(), prompts, &params, texts)?;
+        respond(Answer::new(kind, &self.model, prefixes, logprobs), job, common).await
+    }
+
+    /// Refuses prompts that are empty or leave no room for an answer.
+    fn check_lengths(&self, param: &str, prompts: &[Vec<u32>]) -> Result<(), ApiError> {
         let room = self.backend.max_seq_len();
-        for prompt in &prompts {
+        for prompt in prompts {
             if prompt.is_empty() {
                 return Err(ApiError::bad_param(param, format!("`{param}` has no tokens")));
             }
@@ -240,15 +268,34 @@ impl Shared {
                 return Err(ApiError::context_length(param, message));
             }
         }
-        let prefixes = prefixes.into_iter().flat_map(|p| std::iter::repeat_n(p, common.n)).collect();
-        let job = Job::start(&*self.backend, self.metrics.clone(), prompts, &common.params, common.n)?;
-        respond(Answer::new(kind, &self.model, prefixes), job, common).await
+        Ok(())
+    }
+
+    /// Answers by beam search.
+    async fn search(
+        &self,
+        kind: Kind,
+        common: &Common,
+        options: &BeamOptions,
+        prompts: Vec<Vec<u32>>,
+        prefixes: &[String],
+    ) -> Result<Response, ApiError> {
+        beams::check(common)?;
+        let place = self.searches.clone().try_acquire_owned();
+        let place = place.map_err(|_| ApiError::queue_full("too many beam searches wait already"))?;
+        let (beams, returned, params) = (common.best_of, common.n, common.params.clone());
+        let options = BeamOptions { beams, returned, params, ..options.clone() };
+        let asked = prompts.iter().map(Vec::len).sum();
+        let (found, written) = beams::search(self.backend.clone(), prompts, options, place).await?;
+        let prefixes: Vec<String> = prefixes.iter().flat_map(|p| std::iter::repeat_n(p.clone(), returned)).collect();
+        let answer = Answer::new(kind, &self.model, prefixes, Logprobs::new(kind, None, &[]));
+        Ok(Json(answer.found(found, (asked, written))?).into_response())
     }
 }
 
 async fn respond(answer: Answer, job: Job, common: &Common) -> Result<Response, ApiError> {
     if !common.stream {
-        return Ok(Json(answer.whole(job).await?).into_response());
+        return Ok(Json(answer.whole(job, common.n, common.best_of).await?).into_response());
     }
     let stream = Sse::new(answer.stream(job, common.include_usage));
     let mut response = stream.keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response();

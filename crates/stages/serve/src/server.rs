@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use cupola_artifact::{Context, Error, Result};
-use cupola_generate::Engine;
+use cupola_generate::{Engine, SamplingParams};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -128,7 +128,8 @@ impl Drop for Handle {
 /// Serves a model until SIGINT or SIGTERM. The address is taken before the model is loaded; `on_ready` is called when
 /// requests are answered.
 pub fn serve(model_dir: &Path, config: &ServeConfig, device: &str, on_ready: impl FnOnce(SocketAddr)) -> Result<()> {
-    let config = config.clone().with_environment();
+    let mut config = config.clone().with_environment();
+    config.sampling = config.sampling.or(&SamplingParams::of_model(model_dir)?)?;
     let server = Server::bind(&config)?;
     let engine = Engine::load(model_dir, device, &config.engine)?;
     let backend: Arc<dyn Backend> = Arc::new(engine);

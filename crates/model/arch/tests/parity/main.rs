@@ -11,6 +11,7 @@ use cupola_nn::Module;
 use cupola_testkit::{Golden, assert_close, fixture};
 
 mod causal;
+mod encoder;
 
 /// A test for each fixture, and their names.
 macro_rules! fixtures {
@@ -25,15 +26,27 @@ macro_rules! fixtures {
 }
 
 fixtures! {
+    parity_albert_mlm: "albert-mlm",
+    parity_albert_seqcls: "albert-seqcls",
+    parity_albert_tokcls: "albert-tokcls",
+    parity_bert_mlm: "bert-mlm",
+    parity_bert_seqcls: "bert-seqcls",
+    parity_bert_tokcls: "bert-tokcls",
     parity_bloom: "bloom",
+    parity_distilbert_mlm: "distilbert-mlm",
+    parity_distilbert_seqcls: "distilbert-seqcls",
+    parity_electra_mlm: "electra-mlm",
+    parity_electra_pretraining: "electra-pretraining",
+    parity_electra_seqcls: "electra-seqcls",
     parity_falcon: "falcon",
     parity_falcon_alibi: "falcon-alibi",
     parity_gemma2: "gemma2",
     parity_gemma3: "gemma3",
-    parity_gpt_neox: "gpt-neox",
     parity_gpt2: "gpt2",
+    parity_gpt_neox: "gpt-neox",
     parity_llama: "llama",
     parity_llama_linear_rope: "llama-linear-rope",
+    parity_llama_seqcls: "llama-seqcls",
     parity_llama_sharded_bf16: "llama-sharded-bf16",
     parity_mamba: "mamba",
     parity_mamba2: "mamba2",
@@ -43,12 +56,19 @@ fixtures! {
     parity_lstm: "cupola-lstm",
     parity_gru: "cupola-gru",
     parity_recurrentgemma: "recurrentgemma",
+    parity_longformer_mlm: "longformer-mlm",
     parity_mistral: "mistral",
+    parity_modernbert_mlm: "modernbert-mlm",
+    parity_modernbert_seqcls: "modernbert-seqcls",
+    parity_modernbert_tokcls: "modernbert-tokcls",
     parity_opt: "opt",
     parity_opt_post_norm: "opt-post-norm",
     parity_phi3: "phi3",
     parity_qwen2: "qwen2",
     parity_qwen3: "qwen3",
+    parity_roberta_mlm: "roberta-mlm",
+    parity_roberta_seqcls: "roberta-seqcls",
+    parity_roberta_tokcls: "roberta-tokcls",
 }
 
 /// Fixtures of models that see or draw, which are no text architectures.
@@ -105,6 +125,7 @@ fn check(dir: &Path) {
     let model = load(dir);
     match &model.network {
         Network::Decoder(_) => causal::check(&golden, &model),
+        Network::Encoder(_) => encoder::check(&golden, &model),
     }
     counts_are_exact(&model);
     saved_equals_loaded(&model, dir);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cupola_artifact::{Error, Result};
-use cupola_generate::{Event, FinishReason, Request, SamplingParams, Sink, Stats, Usage};
+use cupola_generate::{Event, FinishReason, Request, SamplingParams, Sink, Stats, TokenLogprob, Usage};
 use cupola_serve::{Backend, Handle, Secret, ServeConfig, Server, router};
 use cupola_testkit::tiny_tokenizer_files;
 use cupola_tokenizer::Tokenizer;
@@ -125,6 +125,12 @@ fn speak(prompt: &str, params: &SamplingParams, delay: Duration, sink: &mut Sink
         }
         std::thread::sleep(delay);
         tokens += 1;
+        if let Some(count) = params.logprobs {
+            // The larger the seed, the less likely its text.
+            let token = u32::from(word.as_bytes()[0]);
+            let logprob = -0.5 - params.seed.unwrap_or(0) as f32;
+            sink(Event::Token(TokenLogprob { token, logprob, top: vec![(token, logprob); count.min(1)] }));
+        }
         if !sink(Event::Text(word.into())) {
             return Some((FinishReason::Cancelled, tokens));
         }

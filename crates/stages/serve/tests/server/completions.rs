@@ -39,6 +39,38 @@ fn echo_puts_the_prompt_first_whole_and_streamed() {
 }
 
 #[test]
+fn log_probabilities_come_with_the_text_whole_and_streamed() {
+    let server = start();
+    let want = json!({"tokens": ["e", "a"], "token_logprobs": [-0.5, -0.5],
+        "top_logprobs": [{"e": -0.5}, {"a": -0.5}], "text_offset": [0, 6]});
+    assert_eq!(server.complete(json!("ab"), json!({"logprobs": 1})).json()["choices"][0]["logprobs"], want);
+    let chunks = server.complete(json!("ab"), json!({"logprobs": 0, "stream": true})).chunks();
+    let offsets: Vec<_> = chunks.iter().map(|c| &c["choices"][0]["logprobs"]["text_offset"]).collect();
+    assert_eq!(json!(offsets), json!([[0], [6], null]));
+    assert!(server.complete(json!("ab"), json!({})).json()["choices"][0]["logprobs"].is_null());
+    let chat = server.chat("ab", json!({"logprobs": true, "top_logprobs": 1})).json();
+    let first = json!({"token": "e", "logprob": -0.5, "bytes": [101],
+        "top_logprobs": [{"token": "e", "logprob": -0.5, "bytes": [101]}]});
+    assert_eq!(chat["choices"][0]["logprobs"]["content"][0], first);
+    let chunks = server.chat("ab", json!({"logprobs": true, "stream": true})).chunks();
+    let tokens: Vec<_> = chunks.iter().map(|c| &c["choices"][0]["logprobs"]["content"][0]["token"]).collect();
+    assert_eq!(json!(tokens), json!([null, "e", "a", null]));
+}
+
+#[test]
+fn the_likeliest_of_several_texts_are_given() {
+    // The first seed's text is the likeliest.
+    let answer = start().complete(json!(["a", "b"]), json!({"n": 2, "best_of": 3, "seed": 5})).json();
+    let texts: Vec<_> = answer["choices"].as_array().unwrap().iter().map(|c| &c["text"]).collect();
+    assert_eq!(json!(texts), json!(["echo: a seed=5", "echo: a seed=6", "echo: b seed=5", "echo: b seed=6"]));
+    assert_eq!(answer["choices"][3]["index"], 3);
+    assert!(answer["choices"][0]["logprobs"].is_null());
+    // The texts that were not given cost as much.
+    assert_eq!(answer["usage"]["completion_tokens"], 6 * 4);
+    start().complete(json!(vec!["a"; 11]), json!({"best_of": 3})).error(400);
+}
+
+#[test]
 fn wrong_prompts_are_bad_requests() {
     let server = start();
     for prompt in [json!(3), json!([]), json!(""), json!([99_999]), json!(["a", 1]), json!(null)] {

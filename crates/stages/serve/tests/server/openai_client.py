@@ -38,6 +38,16 @@ def answers(client, model):
     stopped = client.chat.completions.create(model=model, messages=messages, stop=["there"])
     assert stopped.choices[0].message.content == "echo: hello "
 
+    told = client.chat.completions.create(
+        model=model, messages=messages, logprobs=True, top_logprobs=1, presence_penalty=1, frequency_penalty=0.5,
+        logit_bias={"5": -100}, extra_body={"min_p": 0.1, "repetition_penalty": 1.1},
+    )
+    first = told.choices[0].logprobs.content[0]
+    assert (first.token, first.logprob, first.bytes) == ("e", -0.5, [101]), first
+    assert first.top_logprobs[0].token == "e", first
+    columns = client.completions.create(model=model, prompt="a", logprobs=1, best_of=2).choices[0].logprobs
+    assert columns.tokens == ["e", "a"] and columns.text_offset == [0, 6], columns
+
     text = client.completions.create(model=model, prompt=["a", "b"], echo=True, max_tokens=16)
     assert [c.text for c in text.choices] == ["aecho: a", "becho: b"], text
 
@@ -76,7 +86,8 @@ def errors(client, model, base_url):
     expect(openai.NotFoundError, lambda: client.models.retrieve("gpt-9"), code="model_not_found")
     expect(openai.BadRequestError, lambda: create(model=model, messages=[]), param="messages")
     expect(openai.BadRequestError, lambda: create(model=model, messages=messages, temperature="hot"), param="temperature")
-    expect(openai.BadRequestError, lambda: create(model=model, messages=messages, logprobs=True), param="logprobs")
+    expect(openai.BadRequestError, lambda: create(model=model, messages=messages, top_logprobs=2), param="top_logprobs")
+    expect(openai.BadRequestError, lambda: create(model=model, messages=messages, logit_bias={"5": 101}), param="logit_bias")
     long = [{"role": "user", "content": "x" * 2000}]
     expect(openai.BadRequestError, lambda: create(model=model, messages=long), code="context_length_exceeded")
     huge = [{"role": "user", "content": "x" * (10 << 20)}]

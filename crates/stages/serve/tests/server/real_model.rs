@@ -68,6 +68,72 @@ fn streamed_and_whole_answers_agree_for_a_seed() {
 }
 
 #[test]
+fn settings_reach_the_model_and_do_not_disturb_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_engine, server) = serve_tiny(dir.path());
+    let ask = |fields: &serde_json::Value| {
+        let mut body = json!({"seed": 3, "max_tokens": 20, "ignore_eos": true, "logprobs": 2});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        server.complete(json!("hello"), body).json()["choices"][0].clone()
+    };
+    let settings = [
+        json!({}),
+        json!({"logit_bias": {"65": 100}}),
+        json!({"presence_penalty": 2, "frequency_penalty": 2, "temperature": 0.2}),
+        json!({"top_k": 2, "repetition_penalty": 1.8}),
+        json!({"min_p": 0.2, "no_repeat_ngram_size": 1}),
+        json!({"typical_p": 0.5, "min_tokens": 10}),
+    ];
+    let alone: Vec<_> = settings.iter().map(ask).collect();
+    assert_eq!(alone[1]["text"], "A".repeat(20));
+    assert_eq!(alone[0]["logprobs"]["tokens"].as_array().unwrap().len(), 20);
+    for (i, one) in alone.iter().enumerate() {
+        assert!(alone[..i].iter().all(|other| other["text"] != one["text"]), "{i}: {one}");
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = settings.iter().map(|s| scope.spawn(|| ask(s)["text"].clone())).collect();
+        for (thread, alone) in threads.into_iter().zip(&alone) {
+            assert_eq!(thread.join().unwrap(), alone["text"]);
+        }
+    });
+}
+
+#[test]
+fn beam_search_answers_whole_and_one_beam_is_the_greedy_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_engine, server) = serve_tiny(dir.path());
+    let base = json!({"max_tokens": 12, "ignore_eos": true, "temperature": 0});
+    let ask = |prompt: serde_json::Value, more: serde_json::Value| {
+        let mut body = base.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.complete(prompt, body)
+    };
+    let greedy = ask(json!("hello"), json!({})).json()["choices"][0]["text"].clone();
+    let one = ask(json!("hello"), json!({"use_beam_search": true})).json();
+    assert_eq!(one["choices"][0]["text"], greedy);
+    let answer =
+        ask(json!(["hello", "you"]), json!({"use_beam_search": true, "n": 2, "best_of": 4, "echo": true})).json();
+    let texts: Vec<_> = answer["choices"].as_array().unwrap().iter().map(|c| c["text"].as_str().unwrap()).collect();
+    assert!(texts.len() == 4 && texts[..2].iter().all(|t| t.starts_with("hello")), "{texts:?}");
+    assert!(texts[0] != texts[1] && texts[2..].iter().all(|t| t.starts_with("you")), "{texts:?}");
+    assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    assert_eq!(answer["usage"], json!({"prompt_tokens": 8, "completion_tokens": 48, "total_tokens": 56}));
+    let chat =
+        server.chat("hi", json!({"use_beam_search": true, "n": 3, "max_tokens": 5, "length_penalty": 0.5})).json();
+    assert_eq!(chat["choices"].as_array().unwrap().len(), 3);
+    for (more, param) in [
+        (json!({"use_beam_search": true, "stream": true}), "stream"),
+        (json!({"use_beam_search": true, "stop": "x"}), "stop"),
+        (json!({"use_beam_search": true, "logprobs": 1}), "logprobs"),
+        (json!({"use_beam_search": true, "early_stopping": "maybe"}), "early_stopping"),
+        (json!({"use_beam_search": true, "length_penalty": 11}), "length_penalty"),
+        (json!({"length_penalty": 1}), "length_penalty"),
+    ] {
+        assert_eq!(ask(json!("hello"), more).error(400)["param"], param);
+    }
+}
+
+#[test]
 fn the_context_bounds_prompt_and_answer() {
     let dir = tempfile::tempdir().unwrap();
     let (_engine, server) = serve_tiny(dir.path());

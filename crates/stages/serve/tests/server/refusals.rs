@@ -54,15 +54,50 @@ fn parameters_that_are_not_supported_are_refused_and_not_ignored() {
     let server = start();
     for (fields, param) in [
         (json!({"tools": [{"type": "function"}]}), "tools"),
-        (json!({"logprobs": true}), "logprobs"),
         (json!({"response_format": {"type": "json_object"}}), "response_format"),
-        (json!({"frequency_penalty": 1}), "frequency_penalty"),
         (json!({"temprature": 1}), "temprature"),
     ] {
         assert_eq!(server.chat("hi", fields).error(400)["param"], param);
     }
-    assert_eq!(server.complete(json!("a"), json!({"best_of": 3})).error(400)["param"], "best_of");
-    assert_eq!(server.complete(json!("a"), json!({"logprobs": 2})).error(400)["param"], "logprobs");
+    assert_eq!(server.chat("a", json!({"best_of": 3})).error(400)["param"], "best_of");
+    assert_eq!(server.complete(json!("a"), json!({"logprobs": 2, "echo": true})).error(400)["param"], "logprobs");
+}
+
+#[test]
+fn settings_out_of_range_are_told_with_field_and_range() {
+    let server = start();
+    for (fields, param, range) in [
+        (json!({"min_p": 2}), "min_p", "`min_p` must be from 0 to 1, but is 2"),
+        (json!({"frequency_penalty": 3}), "frequency_penalty", "from -2 to 2, but is 3"),
+        (json!({"presence_penalty": -2.5}), "presence_penalty", "from -2 to 2, but is -2.5"),
+        (json!({"repetition_penalty": -1}), "repetition_penalty", "above 0, but is -1"),
+        (json!({"logit_bias": {"1": 101}}), "logit_bias", "from -100 to 100, but is 101 for the token 1"),
+        (json!({"logit_bias": {"99999": 1}}), "logit_bias", "the token 99999"),
+        (json!({"min_tokens": 500}), "min_tokens", "but is 500"),
+    ] {
+        for reply in [server.chat("hi", fields.clone()), server.complete(json!("hi"), fields.clone())] {
+            let error = reply.error(400);
+            assert_eq!(error["param"], param, "{fields}");
+            assert!(error["message"].as_str().unwrap().contains(range), "{fields}: {error}");
+        }
+    }
+    for (fields, param, range) in [
+        (json!({"logprobs": 6}), "logprobs", "from 0 to 5, but is 6"),
+        (json!({"best_of": 9}), "best_of", "from 1 to 8, but is 9"),
+        (json!({"best_of": 1, "n": 2}), "best_of", "at least `n` (2), but is 1"),
+        (json!({"best_of": 2, "stream": true}), "best_of", "cannot be streamed"),
+    ] {
+        let error = server.complete(json!("hi"), fields.clone()).error(400);
+        assert_eq!(error["param"], param, "{fields}");
+        assert!(error["message"].as_str().unwrap().contains(range), "{fields}: {error}");
+    }
+    for (fields, param) in [
+        (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+        (json!({"top_logprobs": 2}), "top_logprobs"),
+        (json!({"logprobs": 2}), "logprobs"),
+    ] {
+        assert_eq!(server.chat("hi", fields).error(400)["param"], param);
+    }
 }
 
 #[test]
