@@ -35,7 +35,7 @@ pub use embedding::{embedding_backward, embedding_forward};
 pub use experts::{
     Balance, CombineSaved, ExpertOrder, Scores, expert_combine, expert_combine_backward, expert_gather,
     expert_gather_backward, grouped_input_grad, grouped_matmul, grouped_weight_grad, pick_backward, pick_forward,
-    router_scores, router_scores_backward, router_z_backward, router_z_loss, top_k,
+    rank_in_groups, router_scores, router_scores_backward, router_z_backward, router_z_loss, top_k,
 };
 pub use ffn::{
     Affine, AffineGrads, FeedForward, FeedForwardGrads, FeedForwardKept, FeedForwardWants, feed_forward,

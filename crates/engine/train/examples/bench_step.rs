@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use cupola_arch::{Model, Sizes};
+use cupola_arch::{ExpertSizes, Model, Sizes};
 use cupola_nn::{Batch, Module};
 use cupola_train::optim::{Optimizer, OptimizerConfig};
 use cupola_train::{PrecisionSetting, peak_memory};
@@ -49,6 +49,7 @@ impl Case {
             n_kv_heads: self.heads,
             d_head: self.d_model / self.heads,
             d_ff: self.d_ff,
+            experts: ExpertSizes::default(),
             max_seq_len: self.seq,
             tie_embeddings: self.family == "gpt2",
             bos: None,

@@ -1,5 +1,6 @@
 //! Training: optimizers, schedules, the loop, metrics, checkpoints, loaders.
 
+mod balance;
 pub mod batching;
 pub mod conversation;
 pub mod finetune;

@@ -230,6 +230,7 @@ impl<'a> Run<'a> {
         let clip = settings.clip;
         let scale = if clip > 0.0 && norm > clip { clip / (norm + 1e-6) } else { 1.0 };
         self.optimizer.step(model.params_mut(), &gradients, lr as f32, step + 1, scale as f32);
+        let routers = crate::balance::after_step(model);
 
         let seconds = begun.elapsed().as_secs_f64();
         self.saved.step += 1;
@@ -240,6 +241,8 @@ impl<'a> Run<'a> {
         if self.saved.recent_losses.len() > keep {
             self.saved.recent_losses.remove(0);
         }
+        let mut figures: Vec<(&str, f64)> = figures;
+        figures.extend(routers.iter().map(|(name, value)| (name.as_str(), *value)));
         self.show(loss, &figures, lr, norm, tokens as f64 / seconds, objective.flops_per_token())
     }
 
@@ -327,8 +330,9 @@ fn take_gradients(model: &mut Model, loss: Tensor<1>) -> Gradients {
 }
 
 fn write_checkpoint(model: &mut Model, optimizer: &Optimizer, saved: &Saved, dir: &std::path::Path) -> Result<()> {
-    let trained: StateDict =
+    let mut trained: StateDict =
         model.params_mut().iter().filter(|p| p.trainable()).map(|p| (p.name().to_string(), p.to_host())).collect();
+    trained.extend(crate::balance::biases(model).map(|bias| (bias.name().to_string(), bias.to_host())));
     write_safetensors(&dir.join("model.safetensors"), &trained, &[])?;
     write_safetensors(&dir.join("optimizer.safetensors"), &optimizer.state(), &[])?;
     let text = serde_json::to_vec(saved).context(|| "cannot write the trainer's state".into())?;
@@ -343,6 +347,13 @@ fn restore(model: &mut Model, optimizer: &mut Optimizer, dir: &std::path::Path) 
         })?;
         let data = tensor.to_f32()?;
         param.update(|numbers| numbers.copy_from_slice(&data));
+    }
+    for bias in crate::balance::biases(model) {
+        let tensor = state
+            .remove(bias.name())
+            .ok_or_else(|| Error::failed(format!("the checkpoint {} has no `{}`", dir.display(), bias.name())))?;
+        let data = tensor.to_f32()?;
+        bias.update(|numbers| numbers.copy_from_slice(&data));
     }
     optimizer.restore(read_safetensors(&dir.join("optimizer.safetensors"))?, &model.params_mut())?;
     let path = dir.join("trainer.json");

@@ -2,9 +2,11 @@
 
 mod adapter;
 mod albert;
+mod bart;
 mod bert;
 mod bloom;
 mod config;
+mod deepseek_v3;
 mod distilbert;
 mod electra;
 mod falcon;
@@ -14,33 +16,42 @@ mod gemma2;
 mod gemma3;
 mod gpt2;
 mod gpt_neox;
+mod jamba;
 mod likeness;
 mod llama;
 mod longformer;
 mod mamba;
 mod mamba2;
 mod mistral;
+mod mixtral;
+mod mixture;
 mod model;
 mod modernbert;
+mod mt5;
 mod names;
 mod network;
 mod opt;
+mod pegasus;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod rearrange;
 mod recurrent;
 mod recurrent_gemma;
 mod rnn;
 mod roberta;
 mod rwkv;
+mod seq2seq;
 mod source;
+mod switch;
+mod t5;
 mod tasks;
 mod zamba2;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
-pub use family::{Family, Form, Sizes};
+pub use family::{ExpertSizes, Family, Form, Sizes};
 pub use fused::Fused;
 pub use model::{Model, family};
 pub use names::{NameTable, Names};
@@ -69,6 +80,10 @@ pub const ALL: &[&dyn Family] = &[
     &rnn::LSTM,
     &rnn::GRU,
     &zamba2::Zamba2,
+    &jamba::Jamba,
+    &mixtral::Mixtral,
+    &qwen3_moe::Qwen3Moe,
+    &deepseek_v3::DeepseekV3,
     &bert::Bert,
     &roberta::ROBERTA,
     &roberta::XLM_ROBERTA,
@@ -77,4 +92,9 @@ pub const ALL: &[&dyn Family] = &[
     &electra::Electra,
     &modernbert::ModernBert,
     &longformer::Longformer,
+    &t5::T5,
+    &mt5::Mt5,
+    &switch::SwitchTransformers,
+    &bart::Bart,
+    &pegasus::Pegasus,
 ];

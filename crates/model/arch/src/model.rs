@@ -4,14 +4,14 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
-use cupola_nn::{Decoder, Encoder, Module, Piece};
+use cupola_nn::{Decoder, Encoder, EncoderDecoder, LoraConfig, Module, ParamMut, Piece};
 use serde_json::{Map, Value, json};
 
 use crate::ALL;
 use crate::config::{ConfigJson, token_list};
 use crate::family::{Family, Sizes};
 use crate::names::Names;
-use crate::network::{Network, Spec, wrong_kind};
+use crate::network::{DECODER, Network, Spec, wrong_kind};
 use crate::source::{Checkpoint, Fresh};
 use crate::tasks;
 
@@ -90,10 +90,11 @@ impl Model {
         let config = read_json(&dir.join("config.json"))?;
         let (family, spec) = describe(&config)?;
         let group = int8_group(&config)?;
-        let names = Names(family.names());
+        let (names, weights) = (Names(family.names()), read_weights(dir)?);
+        let spec = family.settled(spec, &|name| weights.contains_key(name));
         let mut source = Checkpoint {
             names,
-            state: unpacked(family, &spec, read_weights(dir)?)?,
+            state: unpacked(family, &spec, weights)?,
             device: device.clone().without_autodiff(),
             group: group.unwrap_or(1),
         };
@@ -149,7 +150,7 @@ impl Model {
     pub fn decoder(&self) -> Result<&Decoder> {
         match &self.network {
             Network::Decoder(decoder) => Ok(decoder),
-            _ => Err(wrong_kind("a model that predicts the next token")),
+            _ => Err(wrong_kind(DECODER, self.spec.kind())),
         }
     }
 
@@ -160,7 +161,18 @@ impl Model {
     pub fn encoder(&self) -> Result<&Encoder> {
         match &self.network {
             Network::Encoder(encoder) => Ok(encoder),
-            _ => Err(wrong_kind("an encoder")),
+            _ => Err(wrong_kind("an encoder", self.spec.kind())),
+        }
+    }
+
+    /// The encoder-decoder that it is.
+    ///
+    /// # Errors
+    /// A model of another kind.
+    pub fn encoder_decoder(&self) -> Result<&EncoderDecoder> {
+        match &self.network {
+            Network::EncoderDecoder(network) => Ok(network),
+            _ => Err(wrong_kind("an encoder-decoder", self.spec.kind())),
         }
     }
 
@@ -168,6 +180,24 @@ impl Model {
     pub fn quantize_int8(&mut self, group: usize) {
         self.network.quantize_int8(group);
         self.int8_group = Some(group);
+    }
+
+    /// Gives fresh adapters to the layers that `config` names; gives back how many.
+    ///
+    /// # Errors
+    /// A name of experts' matrices: adapters on them are not built.
+    pub fn adapt(&mut self, config: &LoraConfig, seed: u64) -> Result<usize> {
+        for param in self.params_mut().into_iter().filter(|p| matches!(p, ParamMut::Stack(_))) {
+            let module = param.name().trim_end_matches(".weight");
+            let named = config.target_modules.iter().find(|t| module.ends_with(&format!(".{t}")));
+            if let Some(target) = named {
+                let message = format!("adapters on experts are not supported, but `{target}` names {module}");
+                return Err(Error::failed(message).with_hint(
+                    "leave it out of `lora.target_modules`, e.g. q_proj, k_proj, v_proj and o_proj alone, or train all weights",
+                ));
+            }
+        }
+        Ok(self.add_lora(config, seed))
     }
 
     /// Turns activation checkpointing on or off.
@@ -212,7 +242,10 @@ impl Model {
         }
         write_json(&dir.join("config.json"), &Value::Object(config))?;
         let (bos, eos, pad) = self.spec.special();
-        let generation = json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad});
+        let mut generation = json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad});
+        if let Some(start) = self.spec.start() {
+            generation["decoder_start_token_id"] = json!(start);
+        }
         write_json(&dir.join("generation_config.json"), &generation)?;
         let state = self.packed(self.network.state());
         write_safetensors(&dir.join("model.safetensors"), &state, &[("format", "pt")])

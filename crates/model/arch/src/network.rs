@@ -2,7 +2,10 @@
 
 use burn::tensor::Device;
 use cupola_artifact::{Error, Result};
-use cupola_nn::{Decoder, DecoderSpec, Encoder, EncoderSpec, Module, Piece, StackSpec, WeightSource};
+use cupola_nn::{
+    Decoder, DecoderSpec, Encoder, EncoderDecoder, EncoderDecoderSpec, EncoderSpec, Module, Piece, StackSpec,
+    WeightSource,
+};
 use cupola_ops::Precision;
 
 /// The numbers that make a network.
@@ -12,7 +15,40 @@ pub enum Spec {
     Decoder(DecoderSpec),
     /// Reads whole texts.
     Encoder(EncoderSpec),
+    /// Reads a text whole and writes another.
+    EncoderDecoder(EncoderDecoderSpec),
 }
+
+/// A network.
+#[derive(Clone, Debug)]
+pub enum Network {
+    /// Predicts the next token.
+    Decoder(Decoder),
+    /// Reads whole texts.
+    Encoder(Encoder),
+    /// Reads a text whole and writes another.
+    EncoderDecoder(EncoderDecoder),
+}
+
+/// The same said of whichever kind it is.
+macro_rules! each {
+    ($kind:ident, $value:expr, $inner:ident => $body:expr) => {
+        match $value {
+            $kind::Decoder($inner) => $body,
+            $kind::Encoder($inner) => $body,
+            $kind::EncoderDecoder($inner) => $body,
+        }
+    };
+}
+
+/// An error about a model that is of another kind than is asked for.
+pub(crate) fn wrong_kind(wanted: &str, found: &str) -> Error {
+    Error::failed(format!("this wants {wanted}, and the model is {found}"))
+        .with_hint("`architectures` and `model_type` in its config.json say what it is")
+}
+
+/// What errors call decoders.
+pub(crate) const DECODER: &str = "a model that continues texts (a decoder)";
 
 impl Spec {
     /// The stack of blocks that tokens enter.
@@ -20,6 +56,7 @@ impl Spec {
         match self {
             Spec::Decoder(spec) => &spec.stack,
             Spec::Encoder(spec) => &spec.stack,
+            Spec::EncoderDecoder(spec) => &spec.encoder,
         }
     }
 
@@ -28,6 +65,7 @@ impl Spec {
         match self {
             Spec::Decoder(spec) => spec.tie_embeddings,
             Spec::Encoder(spec) => spec.tie_embeddings(),
+            Spec::EncoderDecoder(spec) => spec.tie_embeddings,
         }
     }
 
@@ -36,14 +74,21 @@ impl Spec {
         match self {
             Spec::Decoder(spec) => spec.layers(),
             Spec::Encoder(spec) => spec.stack.layers(),
+            Spec::EncoderDecoder(spec) => spec.encoder.layers() + spec.decoder.layers(),
         }
     }
 
     /// Numbers in all weights.
     pub fn parameters(&self) -> u64 {
+        each!(Spec, self, spec => spec.parameters())
+    }
+
+    /// What kind it is, for people.
+    pub fn kind(&self) -> &'static str {
         match self {
-            Spec::Decoder(spec) => spec.parameters(),
-            Spec::Encoder(spec) => spec.parameters(),
+            Spec::Decoder(_) => DECODER,
+            Spec::Encoder(_) => "an encoder",
+            Spec::EncoderDecoder(_) => "an encoder-decoder",
         }
     }
 
@@ -54,7 +99,7 @@ impl Spec {
     pub fn decoder(&self) -> Result<&DecoderSpec> {
         match self {
             Spec::Decoder(spec) => Ok(spec),
-            _ => Err(wrong_kind("a model that predicts the next token")),
+            other => Err(wrong_kind(DECODER, other.kind())),
         }
     }
 
@@ -65,16 +110,21 @@ impl Spec {
     pub fn encoder(&self) -> Result<&EncoderSpec> {
         match self {
             Spec::Encoder(spec) => Ok(spec),
-            _ => Err(wrong_kind("an encoder")),
+            other => Err(wrong_kind("an encoder", other.kind())),
+        }
+    }
+
+    /// The token that a decoder's text begins with, where an encoder reads what comes before.
+    pub fn start(&self) -> Option<u32> {
+        match self {
+            Spec::EncoderDecoder(spec) => Some(spec.start),
+            _ => None,
         }
     }
 
     /// The special tokens: what begins a text, what ends it, padding.
     pub fn special(&self) -> (Option<u32>, &[u32], Option<u32>) {
-        match self {
-            Spec::Decoder(spec) => (spec.bos, &spec.eos, spec.pad),
-            Spec::Encoder(spec) => (spec.bos, &spec.eos, spec.pad),
-        }
+        each!(Spec, self, spec => (spec.bos, &spec.eos, spec.pad))
     }
 
     /// The network of these numbers.
@@ -82,67 +132,38 @@ impl Spec {
     /// # Errors
     /// When the source lacks a weight or has it in another shape.
     pub fn build(&self, source: &mut dyn WeightSource) -> Result<Network> {
-        match self {
-            Spec::Decoder(spec) => Ok(Network::Decoder(Decoder::build(spec.clone(), source)?)),
-            Spec::Encoder(spec) => Ok(Network::Encoder(Encoder::build(spec.clone(), source)?)),
-        }
+        Ok(match self {
+            Spec::Decoder(spec) => Network::Decoder(Decoder::build(spec.clone(), source)?),
+            Spec::Encoder(spec) => Network::Encoder(Encoder::build(spec.clone(), source)?),
+            Spec::EncoderDecoder(spec) => Network::EncoderDecoder(EncoderDecoder::build(spec.clone(), source)?),
+        })
     }
-}
-
-/// An error about a model that is of another kind than is asked for.
-pub(crate) fn wrong_kind(wanted: &str) -> Error {
-    Error::failed(format!("this wants {wanted}, and the model is none"))
-        .with_hint("`architectures` and `model_type` in its config.json say what it is")
-}
-
-/// A network.
-#[derive(Clone, Debug)]
-pub enum Network {
-    /// Predicts the next token.
-    Decoder(Decoder),
-    /// Reads whole texts.
-    Encoder(Encoder),
 }
 
 impl Network {
     /// Where it lives.
     pub fn device(&self) -> Device {
-        match self {
-            Network::Decoder(network) => network.device(),
-            Network::Encoder(network) => network.device(),
-        }
+        each!(Network, self, network => network.device())
     }
 
     /// What the products of dense weights and of attention multiply.
     pub fn precision(&self) -> Precision {
-        match self {
-            Network::Decoder(network) => network.precision(),
-            Network::Encoder(network) => network.precision(),
-        }
+        each!(Network, self, network => network.precision())
     }
 
     /// What they multiply from now on.
     pub fn set_precision(&mut self, precision: Precision) {
-        match self {
-            Network::Decoder(network) => network.set_precision(precision),
-            Network::Encoder(network) => network.set_precision(precision),
-        }
+        each!(Network, self, network => network.set_precision(precision));
     }
 
     /// Whether blocks are computed again in the backward pass from now on; on the CPU only.
     pub fn set_recompute(&mut self, on: bool) {
-        match self {
-            Network::Decoder(network) => network.set_recompute(on),
-            Network::Encoder(network) => network.set_recompute(on),
-        }
+        each!(Network, self, network => network.set_recompute(on));
     }
 }
 
 impl Module for Network {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
-        match self {
-            Network::Decoder(network) => network.pieces(out),
-            Network::Encoder(network) => network.pieces(out),
-        }
+        each!(Network, self, network => network.pieces(out));
     }
 }

@@ -18,6 +18,11 @@ pub enum Rearrangement {
         /// The model's name.
         name: String,
     },
+    /// Tensors that the model has no use for; they are not written again.
+    Dropped {
+        /// What their names begin with.
+        prefix: String,
+    },
     /// A tensor of another shape with the same numbers in the same order.
     Reshaped {
         /// Its name.
@@ -57,6 +62,10 @@ impl Rearrangement {
         match self {
             Self::Fused(fused) => fused.unpack(state),
             Self::Stacked { file, count, name } => stack(state, file, *count, name),
+            Self::Dropped { prefix } => {
+                state.retain(|name, _| !name.starts_with(prefix));
+                Ok(())
+            }
             Self::Reshaped { name, file, model } => {
                 let Some(tensor) = state.get_mut(name) else { return Ok(()) };
                 if tensor.shape != *file {
@@ -87,6 +96,7 @@ impl Rearrangement {
                     state.insert(numbered(file, i), HostTensor { shape, dtype, bytes });
                 }
             }
+            Self::Dropped { .. } => {}
             Self::Reshaped { name, file, .. } => {
                 if let Some(tensor) = state.get_mut(name) {
                     tensor.shape.clone_from(file);
@@ -180,5 +190,15 @@ mod tests {
         assert_eq!(state, before);
         let other = Rearrangement::Reshaped { name: "a".into(), file: vec![2, 1, 3], model: vec![2, 3] };
         assert!(other.unpack(&mut state).is_err());
+    }
+
+    #[test]
+    fn what_the_model_has_no_use_for_is_dropped() {
+        let tensor = || HostTensor::from_f32([1], &[1.0]);
+        let mut state: StateDict = ["layers.2.up", "layers.20.up"].map(|name| (name.to_string(), tensor())).into();
+        let dropped = Rearrangement::Dropped { prefix: "layers.2.".into() };
+        dropped.unpack(&mut state).unwrap();
+        dropped.pack(&mut state);
+        assert_eq!(state.into_keys().collect::<Vec<_>>(), ["layers.20.up"]);
     }
 }

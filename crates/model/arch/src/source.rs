@@ -61,6 +61,14 @@ impl WeightSource for Checkpoint {
         Ok((name, Some(data)))
     }
 
+    fn take_or(&mut self, want: &Want<'_>, fill: &dyn Fn(usize) -> f32) -> Result<(String, Option<Vec<f32>>)> {
+        let name = self.names.in_file(want.name)?;
+        if self.state.contains_key(&name) {
+            return self.take(want);
+        }
+        Ok((name, Some((0..want.shape.iter().product()).map(fill).collect())))
+    }
+
     fn quantized(&mut self, want: &Want<'_>) -> Result<Option<Weight>> {
         let name = self.names.in_file(want.name)?;
         if self.state.get(&name).is_none_or(|tensor| tensor.dtype != DType::I8) {

@@ -21,7 +21,7 @@ their tolerances (`crates/model/arch/tests/parity`).
 ";
 
 /// The sizes of the model that is described.
-fn sizes() -> Sizes {
+fn sizes(family: &dyn Family) -> Sizes {
     Sizes {
         vocab_size: 1000,
         d_model: 128,
@@ -35,6 +35,7 @@ fn sizes() -> Sizes {
         bos: None,
         eos: vec![],
         pad: None,
+        experts: family.experts().unwrap_or_default(),
     }
 }
 
@@ -83,10 +84,11 @@ fn checked(family: &dyn Family) -> String {
 }
 
 fn row(family: &'static dyn Family) -> String {
-    let spec = Model::fresh_spec(family, &sizes()).unwrap();
+    let spec = Model::fresh_spec(family, &sizes(family)).unwrap();
     let (kind, objectives) = match &spec {
         Spec::Decoder(_) => ("decoder", "causal"),
         Spec::Encoder(_) => ("encoder", "masked"),
+        Spec::EncoderDecoder(_) => ("encoder-decoder", "causal on what the encoder read"),
     };
     let stack = spec.stack();
     let layers = || stack.blocks.iter().flat_map(|b| &b.layers);

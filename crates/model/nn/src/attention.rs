@@ -12,6 +12,7 @@ use crate::layer::{Layer, LayerKind, Pass, Reach};
 use crate::linear::Linear;
 use crate::module::{Module, Piece};
 use crate::norm::{Norm, NormSpec};
+use crate::relative::Relative;
 use crate::rope::{Angles, RopeSpec};
 use crate::source::Scope;
 
@@ -26,6 +27,8 @@ pub struct AttentionSpec {
     pub d_head: usize,
     /// Rotary positions.
     pub rope: Option<RopeSpec>,
+    /// Whether scores get the stack's biases for relative positions (T5).
+    pub relative: bool,
     /// Scores fall with the distance (ALiBi, Press et al. 2022); the slopes are multiplied by this.
     pub alibi: Option<f32>,
     /// Whether q, k and v have biases.
@@ -50,6 +53,7 @@ impl AttentionSpec {
             n_kv_heads,
             d_head,
             rope: None,
+            relative: false,
             alibi: None,
             bias: false,
             out_bias: false,
@@ -152,6 +156,19 @@ impl Attention {
         AttentionOptions { d_value: None, scale, soft_cap, slopes: self.slopes.clone(), precision }
     }
 
+    /// What heads gather, `[N, H·dh]`, the stack's relative positions taking part.
+    fn relative(&self, qkv: [Tensor<2>; 3], relative: &Relative, pass: &mut Pass<'_, '_>) -> Tensor<2> {
+        let options = self.options(pass.precision);
+        if let Reach::Batch(batch) = &pass.reach {
+            let bias = relative.bias(batch.seq(), batch.seq());
+            return cupola_ops::attention_biased(qkv, self.heads(batch.batch), &self.mask(batch), &options, bias);
+        }
+        let mut spans: Vec<Span<'_>> =
+            pass.states().map(|(state, rows)| Span { cache: &mut state.keys, rows }).collect();
+        let bias = |rows, total| relative.bias(rows, total);
+        cupola_ops::attention_cached_biased(qkv, self.heads(1), &options, &mut spans, &bias)
+    }
+
     fn mask(&self, batch: &Batch) -> Mask {
         match self.spec.window {
             Some([before, after]) => batch.mask.and(&Mask::window(batch.batch, batch.seq(), before, after)),
@@ -173,6 +190,9 @@ impl Layer for Attention {
         let q = self.placed(self.q.forward(x.clone()), self.q_norm.as_ref(), self.spec.n_heads, pass); // [N, H·dh]
         let k = self.placed(self.k.forward(x.clone()), self.k_norm.as_ref(), self.spec.n_kv_heads, pass); // [N, Hkv·dh]
         let v = self.v.forward(x); // [N, Hkv·dh]
+        if let (true, Some(relative)) = (self.spec.relative, pass.relative.clone()) {
+            return self.o.forward(self.relative([q, k, v], &relative, pass));
+        }
         let options = self.options(pass.precision);
         let mixed = if let Reach::Batch(batch) = &pass.reach {
             cupola_ops::attention_with(q, k, v, self.heads(batch.batch), &self.mask(batch), &options)

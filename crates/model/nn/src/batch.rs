@@ -55,7 +55,7 @@ impl Batch {
     }
 
     fn of(ids: Vec<u32>, batch: usize, positions: Arc<[u32]>, mask: Mask) -> Self {
-        Self { ids: ids.into(), positions, types: None, mask, batch, texts: Arc::new([]), global: None, real: None }
+        Self { ids: ids.into(), positions, types: None, real: None, mask, batch, texts: Arc::new([]), global: None }
     }
 
     /// Rows that hold one text each, at these places of their rows, and padding. All of a row attends the text: what

@@ -9,6 +9,7 @@ use crate::linear::Linear;
 use crate::module::{Module, Piece};
 use crate::norm::{Norm, NormSpec};
 use crate::param::{Param, ParamMut};
+use crate::relative::{Relative, RelativeSpec};
 use crate::source::Scope;
 
 /// Learned vectors of positions, added to those of tokens.
@@ -20,6 +21,21 @@ pub struct LearnedPositions {
     pub offset: usize,
     /// Whether padding on the left counts as positions where the caller gives none.
     pub count_padding: bool,
+}
+
+/// The table of positions.
+fn positions(scope: &mut Scope<'_>, sinusoids: bool, shape: [usize; 2]) -> Result<Param<2>> {
+    match sinusoids {
+        true => scope.at("positions").fixed("weight", shape, |i| sinusoid(i / shape[1], i % shape[1], shape[1])),
+        false => scope.table("positions", shape),
+    }
+}
+
+/// Vaswani et al. (2017)'s positions, all sines before all cosines (Pegasus).
+fn sinusoid(position: usize, column: usize, width: usize) -> f32 {
+    let sines = width.div_ceil(2);
+    let angle = |i: usize| position as f64 / 10_000_f64.powf(2.0 * i as f64 / width as f64);
+    if column < sines { angle(column).sin() as f32 } else { angle(column - sines).cos() as f32 }
 }
 
 /// The numbers that make an embedding.
@@ -37,15 +53,32 @@ pub struct EmbeddingSpec {
     pub types: usize,
     /// A norm over the sum.
     pub norm: Option<NormSpec>,
+    /// Whether the positions' vectors are sinusoids that are never trained.
+    pub sinusoids: bool,
+    /// Relative positions for the attention of all blocks.
+    pub relative: Option<RelativeSpec>,
+    /// Whether the tokens' vectors are another stack's.
+    pub shared: bool,
     /// The padding token, whose vector is not learned where it is looked up; where positions have an offset, it stands
-    /// at the one before the first.
+    /// at the one before the first, unless padding counts.
     pub padding: Option<u32>,
 }
 
 impl EmbeddingSpec {
     /// Tokens' vectors as they are.
     pub fn plain(width: usize) -> Self {
-        Self { width, widen_last: false, scale: None, positions: None, types: 0, norm: None, padding: None }
+        Self {
+            width,
+            widen_last: false,
+            scale: None,
+            positions: None,
+            types: 0,
+            norm: None,
+            sinusoids: false,
+            relative: None,
+            shared: false,
+            padding: None,
+        }
     }
 }
 
@@ -53,7 +86,9 @@ impl EmbeddingSpec {
 #[derive(Clone, Debug)]
 pub(crate) struct Embedding {
     spec: EmbeddingSpec,
+    /// Empty where another stack's are shared.
     pub tokens: Param<2>,
+    pub relative: Option<Relative>,
     positions: Option<Param<2>>,
     types: Option<Param<2>>,
     norm: Option<Norm>,
@@ -68,11 +103,16 @@ impl Embedding {
         d_model: usize,
     ) -> Result<Self> {
         let widens = spec.width != d_model;
+        let tokens = match spec.shared {
+            true => Param::new("", Tensor::zeros([0, 0], &scope.device())),
+            false => scope.table("tokens", [vocab_size, spec.width])?,
+        };
         // Positions and types are as wide as what they are added to.
         let width = if widens && !spec.widen_last { d_model } else { spec.width };
         Ok(Self {
-            tokens: scope.table("tokens", [vocab_size, spec.width])?,
-            positions: spec.positions.map(|p| scope.table("positions", [p.rows, width])).transpose()?,
+            tokens,
+            relative: spec.relative.map(|relative| relative.build(scope)).transpose()?,
+            positions: spec.positions.map(|p| positions(scope, spec.sinusoids, [p.rows, width])).transpose()?,
             types: (spec.types > 0).then(|| scope.table("types", [spec.types, width])).transpose()?,
             norm: spec.norm.map(|norm| scope.norm("norm", norm, width)).transpose()?,
             widen: widens.then(|| scope.linear("widen", [d_model, spec.width], spec.widen_last)).transpose()?,
@@ -80,9 +120,15 @@ impl Embedding {
         })
     }
 
-    /// The vectors of tokens, `[N, D]`.
-    pub(crate) fn forward(&self, ids: &Arc<[u32]>, positions: &Arc<[u32]>, types: Option<&Arc<[u32]>>) -> Tensor<2> {
-        let mut x = self.unlearned(cupola_ops::embedding(self.tokens.value(), ids), ids);
+    /// The vectors of tokens, `[N, D]`, out of a table `[V, width]`: its own or another stack's.
+    pub(crate) fn forward_of(
+        &self,
+        table: Tensor<2>,
+        ids: &Arc<[u32]>,
+        positions: &Arc<[u32]>,
+        types: Option<&Arc<[u32]>>,
+    ) -> Tensor<2> {
+        let mut x = self.unlearned(cupola_ops::embedding(table, ids), ids);
         if let Some(scale) = self.spec.scale {
             x = x.mul_scalar(scale);
         }
@@ -99,7 +145,9 @@ impl Embedding {
             x = x + match spec.offset as u32 {
                 0 => cupola_ops::embedding(table.value(), positions),
                 offset => {
-                    let rows = places().map(|(p, id)| if padded(*id) { offset - 1 } else { p + offset }).collect();
+                    let rows = places()
+                        .map(|(p, id)| if padded(*id) && !spec.count_padding { offset - 1 } else { p + offset })
+                        .collect();
                     self.unlearned(cupola_ops::embedding(table.value(), &rows), ids)
                 }
             };
@@ -126,7 +174,10 @@ impl Embedding {
 
 impl Module for Embedding {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
-        out.push(Piece::Param(ParamMut::Table(&mut self.tokens)));
+        if !self.spec.shared {
+            out.push(Piece::Param(ParamMut::Table(&mut self.tokens)));
+        }
+        out.extend(self.relative.as_mut().map(|relative| Piece::Param(ParamMut::Table(&mut relative.table))));
         for table in [&mut self.positions, &mut self.types].into_iter().flatten() {
             out.push(Piece::Param(ParamMut::Table(table)));
         }

@@ -8,14 +8,20 @@ use cupola_artifact::Result;
 use cupola_ops::{LayerCache, Precision};
 
 use crate::batch::{Batch, Step};
+use crate::cross_attention::Memory;
 use crate::hybrid::SharedBlock;
 use crate::module::Module;
+use crate::relative::Relative;
+use crate::router::Routing;
 use crate::source::Scope;
 
 /// A layer of a block, without its norm and its residual connection.
 pub trait Layer: Module + Debug + Send + Sync {
     /// x `[N, D]`, gives `[N, D]`.
     fn forward(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>) -> Tensor<2>;
+
+    /// Computes what it needs of an encoder's output, `[Ts, D]`, while a sequence is continued.
+    fn remember(&self, _memory: &Tensor<2>, _state: &mut LayerState) {}
 
     /// A copy that shares the numbers.
     fn boxed(&self) -> Box<dyn Layer>;
@@ -77,6 +83,11 @@ pub trait LayerKind {
     fn remembered(&self, _d_model: usize, _len: usize) -> usize {
         0
     }
+
+    /// Numbers that it remembers besides of an encoder's output of `len` tokens.
+    fn remembered_of_memory(&self, _len: usize) -> usize {
+        0
+    }
 }
 
 /// What a layer remembers of a sequence.
@@ -86,12 +97,16 @@ pub struct LayerState {
     pub keys: LayerCache,
     /// States of recurrences, each as its layer wants it; empty before the first token.
     pub numbers: Vec<Vec<f32>>,
+    /// Keys and values of an encoder's output, `[Ts, H·dh]` each.
+    pub memory: Option<[Tensor<2>; 2]>,
 }
 
 impl LayerState {
     /// Bytes in use.
     pub fn bytes(&self) -> usize {
-        self.keys.bytes() + self.numbers.iter().map(|n| n.len() * size_of::<f32>()).sum::<usize>()
+        let of_memory: usize = self.memory.iter().flatten().map(|t| t.dims().iter().product::<usize>()).sum();
+        let numbers = self.numbers.iter().map(Vec::len).sum::<usize>() + of_memory;
+        self.keys.bytes() + numbers * size_of::<f32>()
     }
 }
 
@@ -111,6 +126,10 @@ pub struct Pass<'a, 'b> {
     pub reach: Reach<'a, 'b>,
     /// What attention's products multiply.
     pub precision: Precision,
+    /// What an encoder has given, where whole sequences pass.
+    pub memory: Option<Memory>,
+    /// The stack's relative positions.
+    pub(crate) relative: Option<Relative>,
     /// Which layer of the whole model runs.
     pub slot: usize,
     /// What layers add to the loss, `[1]` each, weighted already.
@@ -119,6 +138,17 @@ pub struct Pass<'a, 'b> {
     pub embedded: Option<Tensor<2>>,
     /// Blocks that several layers share, from those that own them.
     pub(crate) shared: Vec<SharedBlock>,
+    /// What the routers of a batch decided.
+    pub routing: Vec<Routing>,
+}
+
+impl<'a, 'b> Pass<'a, 'b> {
+    /// A pass that knows nothing but this.
+    pub(crate) fn new(positions: Arc<[u32]>, reach: Reach<'a, 'b>, precision: Precision) -> Self {
+        let (memory, relative, embedded) = (None, None, None);
+        let (extra, shared, routing) = (vec![], vec![], vec![]);
+        Self { positions, reach, precision, memory, relative, slot: 0, extra, embedded, shared, routing }
+    }
 }
 
 impl Pass<'_, '_> {

@@ -2,14 +2,18 @@
 
 use crate::attention::AttentionSpec;
 use crate::cell::CellSpec;
+use crate::cross_attention::CrossAttentionSpec;
+use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
 use crate::global_attention::GlobalAttentionSpec;
 use crate::griffin::GriffinSpec;
 use crate::hybrid::HybridSpec;
+use crate::latent_attention::LatentAttentionSpec;
 use crate::layer::LayerKind;
 use crate::mamba::MambaSpec;
 use crate::mamba2::Mamba2Spec;
 use crate::rwkv::{ChannelMixSpec, TimeMixSpec};
+use crate::switch::SwitchSpec;
 
 /// The numbers of a layer, whichever it is.
 macro_rules! layers {
@@ -40,6 +44,8 @@ macro_rules! layers {
 layers! {
     /// Multi-head attention.
     Attention(AttentionSpec),
+    /// Attention to what an encoder has given.
+    CrossAttention(CrossAttentionSpec),
     /// A feed-forward layer.
     FeedForward(FeedForwardSpec),
     /// Mamba's selective state space.
@@ -58,4 +64,10 @@ layers! {
     Cell(CellSpec),
     /// Attention to a window and to global tokens.
     GlobalAttention(GlobalAttentionSpec),
+    /// A mixture of experts.
+    Experts(ExpertsSpec),
+    /// A mixture of experts of which a token goes to one.
+    Switch(SwitchSpec),
+    /// Multi-head latent attention.
+    LatentAttention(LatentAttentionSpec),
 }

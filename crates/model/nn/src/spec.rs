@@ -52,7 +52,7 @@ impl DecoderSpec {
     /// layer's experts those that a token chooses.
     pub fn matrix_parameters(&self) -> u64 {
         let head = if self.tie_embeddings { self.vocab_size * self.embedding.width } else { 0 };
-        self.count().products as u64 + head as u64
+        self.count().products.round() as u64 + head as u64
     }
 
     /// Floating-point operations of training on one token of a sequence of `seq`: 6 for each matrix parameter, and what

@@ -1,6 +1,6 @@
 //! The settings of pretraining, and what follows from its one dial.
 
-use cupola_arch::{Form, Sizes};
+use cupola_arch::{ExpertSizes, Family, Form, Sizes};
 use cupola_artifact::{Error, Result};
 use cupola_tokenizer::Tokenizer;
 use cupola_train::PrecisionSetting;
@@ -28,6 +28,14 @@ pub struct PretrainConfig {
     pub n_kv_heads: Option<usize>,
     /// Width of the feed-forward layers.
     pub d_ff: Option<usize>,
+    /// Experts of a layer, in a family with experts.
+    pub experts: Option<usize>,
+    /// Experts that a token goes to.
+    pub experts_per_token: Option<usize>,
+    /// The share of the load-balancing loss; 0 is none.
+    pub balance_loss: Option<f64>,
+    /// The share of the routers' z-loss; 0 is none.
+    pub router_z_loss: Option<f64>,
     /// Tokens of a sequence, and the model's context.
     pub seq_len: Option<usize>,
     /// Whether the output layer is the embedding.
@@ -151,6 +159,9 @@ pub struct Derived {
     pub micro_batch: usize,
     /// The peak learning rate.
     pub lr: f64,
+    /// The experts of a layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<ExpertSizes>,
     /// What the family is made of.
     #[serde(skip)]
     pub form: Form,
@@ -173,9 +184,9 @@ impl PretrainConfig {
     /// # Errors
     /// Sizes that do not go together.
     pub fn derive(&self) -> Result<Derived> {
-        let form = cupola_arch::family(&self.family)
-            .map_err(|e| Error::usage(e.to_string()).with_hint(e.hint().unwrap_or_default()))?
-            .form();
+        let family = cupola_arch::family(&self.family)
+            .map_err(|e| Error::usage(e.to_string()).with_hint(e.hint().unwrap_or_default()))?;
+        let form = family.form();
         let mut rules = Vec::new();
         let mut set = |name: &str, rule: &str, given: Option<usize>, derived: usize| {
             let value = given.unwrap_or(derived);
@@ -239,7 +250,63 @@ impl PretrainConfig {
             return wrong(format!("lr = {lr} must be positive and warmup = {} between 0 and 1", self.warmup));
         }
         let d_head = d_model / n_heads;
-        Ok(Derived { d_model, n_heads, n_kv_heads, d_head, d_ff, seq_len, batch_tokens, micro_batch, lr, form, rules })
+        let experts = self.experts(family, &mut rules)?;
+        Ok(Derived {
+            d_model,
+            n_heads,
+            n_kv_heads,
+            d_head,
+            d_ff,
+            seq_len,
+            batch_tokens,
+            micro_batch,
+            lr,
+            experts,
+            form,
+            rules,
+        })
+    }
+
+    /// The experts of a family that has any.
+    fn experts(&self, family: &dyn Family, rules: &mut Vec<String>) -> Result<Option<ExpertSizes>> {
+        let given = [
+            ("experts", self.experts.is_some()),
+            ("experts_per_token", self.experts_per_token.is_some()),
+            ("balance_loss", self.balance_loss.is_some()),
+            ("router_z_loss", self.router_z_loss.is_some()),
+        ];
+        let Some(usual) = family.experts() else {
+            return match given.iter().find(|(_, given)| *given) {
+                Some((key, _)) => {
+                    Err(Error::usage(format!("`{key}` in [pretrain], but the family `{}` has no experts", self.family)))
+                }
+                None => Ok(None),
+            };
+        };
+        let experts = ExpertSizes {
+            count: self.experts.unwrap_or(usual.count),
+            per_token: self.experts_per_token.unwrap_or(usual.per_token),
+            balance_loss: self.balance_loss.unwrap_or(usual.balance_loss),
+            z_loss: self.router_z_loss.unwrap_or(usual.z_loss),
+        };
+        if experts.per_token == 0 || experts.per_token > experts.count {
+            return Err(Error::usage(format!(
+                "experts_per_token = {} of experts = {} in [pretrain]",
+                experts.per_token, experts.count
+            )));
+        }
+        if ![experts.balance_loss, experts.z_loss].iter().all(|share| *share >= 0.0 && share.is_finite()) {
+            return Err(Error::usage("`balance_loss` and `router_z_loss` in [pretrain] must not be negative"));
+        }
+        let values = [
+            format!("experts = {}", experts.count),
+            format!("experts_per_token = {}", experts.per_token),
+            format!("balance_loss = {}", experts.balance_loss),
+            format!("router_z_loss = {}", experts.z_loss),
+        ];
+        let rule = |given: bool| if given { "from the recipe" } else { "usual in the family" };
+        rules.extend(values.iter().zip(given).map(|(value, (_, given))| format!("{value} ({})", rule(given))));
+        Ok(Some(experts))
     }
 
     /// The model's sizes for a vocabulary; the tokenizer, where there is one, names the special tokens.
@@ -252,6 +319,7 @@ impl PretrainConfig {
             n_kv_heads: derived.n_kv_heads,
             d_head: derived.d_head,
             d_ff: derived.d_ff,
+            experts: derived.experts.unwrap_or_default(),
             max_seq_len: derived.seq_len,
             tie_embeddings: self.tie_embeddings,
             bos: tokenizer.and_then(Tokenizer::bos),
@@ -286,6 +354,21 @@ mod tests {
         let derived = config.derive().unwrap();
         let sizes = config.sizes(&derived, 1000, None);
         assert_eq!((sizes.n_kv_heads, sizes.d_ff), (sizes.n_heads, 4 * sizes.d_model));
+    }
+
+    #[test]
+    fn experts_are_as_the_recipe_says_and_refused_where_the_family_has_none() {
+        let derived = config("family = 'mixtral'\nexperts = 6\nexperts_per_token = 3").derive().unwrap();
+        let experts = derived.experts.unwrap();
+        assert_eq!((experts.count, experts.per_token), (6, 3));
+        assert!(derived.rules.iter().any(|rule| rule == "experts = 6 (from the recipe)"), "{:?}", derived.rules);
+        let usual = config("family = 'deepseek_v3'").derive().unwrap().experts.unwrap();
+        assert_eq!((usual.count, usual.per_token, usual.z_loss), (8, 2, 0.0));
+        assert_eq!(config("").derive().unwrap().experts, None);
+        let error = |more: &str| config(more).derive().unwrap_err().to_string();
+        assert!(error("experts = 4").contains("the family `llama` has no experts"));
+        assert!(error("family = 'mixtral'\nexperts = 1").contains("experts_per_token = 2 of experts = 1"));
+        assert!(error("family = 'mixtral'\nbalance_loss = -1.0").contains("must not be negative"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use cupola_nn::{Batch, Cache, Decoder, Module, Step};
 use cupola_ops::{IGNORE, to_vec};
 use cupola_testkit::{Golden, assert_close};
 
-use crate::{close, compare_gradients, compare_scaled_gradients};
+use crate::{close, compare_gradients, compare_scaled_gradients, masked};
 
 /// Classes whose hidden states are not those before each block but those after each.
 const AFTER_EACH_BLOCK: &[&str] = &["MambaForCausalLM", "Mamba2ForCausalLM", "RwkvForCausalLM"];
@@ -16,6 +16,7 @@ pub fn check(golden: &Golden, model: &Model) {
     let decoder = model.decoder().unwrap();
     let (batch, real) = padded(golden, "in", decoder);
     forward(golden, decoder, &batch, &real);
+    routers(golden, decoder, &batch, &real);
     backward(golden, &mut model.clone(), &batch);
     generation(golden, decoder);
     cached_equals_whole(golden, decoder);
@@ -34,7 +35,7 @@ fn padded(golden: &Golden, prefix: &str, decoder: &Decoder) -> (Batch, Vec<bool>
     if decoder.spec().embedding.positions.is_some_and(|p| p.count_padding) {
         batch.positions = (0..batch.ids.len()).map(|i| (i % batch.seq()) as u32).collect();
     }
-    batch.real = real.contains(&false).then(|| real.iter().copied().collect());
+    batch.real = Some(real.as_slice().into());
     (batch, real)
 }
 
@@ -52,6 +53,25 @@ fn forward(golden: &Golden, decoder: &Decoder, batch: &Batch, real: &[bool]) {
         close(golden, &format!("out.hidden_states.{i}"), state, real);
     }
     close(golden, "out.logits", to_vec(&decoder.logits(states.last().unwrap().clone())), real);
+}
+
+/// What routers say of each token, and how even their choices are.
+fn routers(golden: &Golden, decoder: &Decoder, batch: &Batch, real: &[bool]) {
+    let routing = decoder.routing(batch);
+    let has = |name: &str| golden.names().contains(&name);
+    let golden_routers = golden.names().iter().filter(|name| name.starts_with("out.router_logits.")).count();
+    assert!(golden_routers == 0 || golden_routers == routing.len(), "router logits");
+    for i in 0..golden_routers {
+        let key = format!("out.router_logits.{i}");
+        let (shape, want) = golden.f32(&key);
+        let (atol, rtol) = golden.tolerance(&key);
+        assert_eq!(shape, routing[i].logits.dims());
+        let got = masked(to_vec(&routing[i].logits), real);
+        assert_close(&key, &got, &masked(want, real), atol, rtol);
+    }
+    if has("out.aux_loss") {
+        golden.check("out.aux_loss", &to_vec(&cupola_nn::balance_loss(&routing, batch.real.as_deref())));
+    }
 }
 
 /// Labels shifted by one, as the causal loss wants them.
