@@ -76,7 +76,7 @@ impl Family for Mamba2 {
             d_model,
             max_seq_len: config.size("max_position_embeddings")?.unwrap_or(2048),
             embedding: EmbeddingSpec::plain(d_model),
-            blocks: vec![block; config.required_size("num_hidden_layers")?],
+            blocks: vec![block; config.blocks("num_hidden_layers")?],
             norm: Some(norm),
         };
         decoder(config, stack, false)

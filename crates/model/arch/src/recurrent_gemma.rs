@@ -59,7 +59,7 @@ fn blocks(config: &ConfigJson<'_>, d_model: usize, norm: NormSpec) -> Result<Vec
     if kinds.is_empty() {
         return Err(Error::failed("`block_types` in config.json is empty"));
     }
-    kinds.iter().cycle().take(config.required_size("num_hidden_layers")?).map(|kind| block(kind)).collect()
+    kinds.iter().cycle().take(config.blocks("num_hidden_layers")?).map(|kind| block(kind)).collect()
 }
 
 impl Family for RecurrentGemma {

@@ -30,7 +30,7 @@ impl Family for Rwkv {
     }
 
     fn read(&self, config: &ConfigJson<'_>) -> Result<Spec> {
-        let (d_model, n_layers) = (config.required_size("hidden_size")?, config.required_size("num_hidden_layers")?);
+        let (d_model, n_layers) = (config.required_size("hidden_size")?, config.blocks("num_hidden_layers")?);
         let d_inner = config.size("attention_hidden_size")?.unwrap_or(d_model);
         let d_ff = config.size("intermediate_size")?.unwrap_or(4 * d_model);
         let (eps, every) = (config.number("layer_norm_epsilon", 1e-5)?, config.number("rescale_every", 6.0)?);
