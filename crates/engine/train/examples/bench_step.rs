@@ -1,5 +1,5 @@
 //! One training measurement; prints one JSON line: `bench_step CASE PRECISION [--steps N] [--forward] [--seq T]
-//! [--batch B] [--recompute]`. The peer's side is `bench/train/peer.py`, which has the same cases.
+//! [--batch B] [--family NAME] [--recompute]`. The peer's side is `bench/train/peer.py`, which has the same cases.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -78,7 +78,8 @@ fn main() {
     let (steps, forward) = (value("--steps").unwrap_or(5), args.iter().any(|a| a == "--forward"));
 
     cupola_kernels::keep_freed_memory();
-    let family = cupola_arch::family(case.family).unwrap();
+    let named = args.iter().position(|a| a == "--family").map(|at| args[at + 1].as_str());
+    let family = cupola_arch::family(named.unwrap_or(case.family)).unwrap();
     let mut model = Model::fresh(family, &case.sizes(), 1, &Device::flex()).unwrap();
     let spec = model.decoder().unwrap().spec().clone();
     model.network.set_precision(precision);

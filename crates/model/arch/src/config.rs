@@ -70,6 +70,14 @@ impl ConfigJson<'_> {
             .map(|n| n.map(|n| n as usize))
     }
 
+    /// A positive whole number, or what the reference derives where it is absent or `"auto"`.
+    pub fn size_or_auto(&self, key: &str, derived: usize) -> Result<usize> {
+        if self.get(key).is_some_and(|value| value == "auto") {
+            return Ok(derived);
+        }
+        Ok(self.size(key)?.unwrap_or(derived))
+    }
+
     /// A positive whole number that must be there.
     pub fn required_size(&self, key: &str) -> Result<usize> {
         self.size(key)?.ok_or_else(|| {
@@ -193,7 +201,11 @@ impl ConfigJson<'_> {
         let theta = settings.number("rope_theta", self.number("rope_theta", 10_000.0)?)?;
         let share = settings.number("partial_rotary_factor", self.number("partial_rotary_factor", 1.0)?)?;
         let rotary_dim = (d_head as f64 * share) as usize;
-        if rotary_dim == 0 || rotary_dim > d_head || !rotary_dim.is_multiple_of(2) {
+        // The reference rounds an odd number up and leaves the exponents as they were.
+        let odd = rotary_dim;
+        let rotary_dim = odd + odd % 2;
+        let theta = if odd % 2 == 1 { theta.powf(rotary_dim as f64 / odd as f64) } else { theta };
+        if rotary_dim == 0 || rotary_dim > d_head {
             return Err(Error::failed(format!(
                 "{rotary_dim} of a head of {d_head} numbers cannot be rotated in pairs"
             )));

@@ -16,10 +16,13 @@ mod gemma2;
 mod gemma3;
 mod gpt2;
 mod gpt_neox;
+mod jamba;
 mod led;
 mod likeness;
 mod llama;
 mod longformer;
+mod mamba;
+mod mamba2;
 mod mistral;
 mod mixtral;
 mod mixture;
@@ -36,12 +39,17 @@ mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 mod rearrange;
+mod recurrent;
+mod recurrent_gemma;
+mod rnn;
 mod roberta;
+mod rwkv;
 mod seq2seq;
 mod source;
 mod switch;
 mod t5;
 mod tasks;
+mod zamba2;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
@@ -67,6 +75,15 @@ pub const ALL: &[&dyn Family] = &[
     &opt::Opt,
     &bloom::Bloom,
     &falcon::Falcon,
+    &mamba::Mamba,
+    &mamba2::Mamba2,
+    &rwkv::Rwkv,
+    &recurrent_gemma::RecurrentGemma,
+    &rnn::ELMAN,
+    &rnn::LSTM,
+    &rnn::GRU,
+    &zamba2::Zamba2,
+    &jamba::Jamba,
     &mixtral::Mixtral,
     &qwen3_moe::Qwen3Moe,
     &deepseek_v3::DeepseekV3,

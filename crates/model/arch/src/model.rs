@@ -264,6 +264,14 @@ impl Model {
             return Err(Error::usage("`activation_checkpointing` works on the CPU only")
                 .with_hint("leave it out, or use `--device cpu`"));
         }
+        let mut layers = self.spec.stack().blocks.iter().flat_map(|block| &block.layers);
+        if on && layers.any(|(_, layer)| !layer.kind().stands_alone()) {
+            let family = self.family.model_type();
+            return Err(Error::usage(format!(
+                "`activation_checkpointing` is not for `{family}`, whose blocks share weights"
+            ))
+            .with_hint("leave it out, or choose a smaller `micro_batch`"));
+        }
         self.network.set_recompute(on);
         Ok(())
     }

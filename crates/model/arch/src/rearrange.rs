@@ -48,6 +48,12 @@ impl From<Fused> for Rearrangement {
 }
 
 impl Rearrangement {
+    /// A tensor that the model has in one row.
+    pub fn in_a_row(name: String, file: Vec<usize>) -> Self {
+        let model = vec![file.iter().product()];
+        Self::Reshaped { name, file, model }
+    }
+
     /// Replaces the file's tensors by the model's. What is absent is left to whoever looks for it.
     ///
     /// # Errors

@@ -61,6 +61,8 @@ fn norm(block: &BlockSpec) -> String {
         Layout::PostNorm => "after each layer",
         Layout::NormedResidual => "before each layer, on the residual",
         Layout::Sandwich => "before and after each layer",
+        Layout::Residual => "inside each layer",
+        Layout::Bare => return String::new(),
         Layout::Parallel => "one each, layers side by side",
         Layout::ParallelShared => "one for both, layers side by side",
     };

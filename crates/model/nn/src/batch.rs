@@ -18,7 +18,8 @@ pub struct Batch {
     pub types: Option<Arc<[u32]>>,
     /// Who attends whom.
     pub mask: Mask,
-    /// Which tokens are no padding, `[B · T]`; all where it is absent. Routers' losses and counts leave padding out.
+    /// Which tokens are no padding, `[B · T]`; all where it is absent. Routers' losses and counts leave padding out, and
+    /// layers that carry a state and see padding take what is in front of a text for zeros.
     pub real: Option<Arc<[bool]>>,
     /// Rows.
     pub batch: usize,
@@ -93,6 +94,21 @@ impl Batch {
         let ends = starts.iter().skip(1).copied().chain([self.ids.len()]);
         starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
     }
+
+    /// The same for layers that carry a state: padding belongs to what follows it in its row.
+    pub(crate) fn scanned_sequences(&self) -> Vec<Range<usize>> {
+        let Some(real) = &self.real else { return self.sequences() };
+        let mut merged: Vec<Range<usize>> = Vec::new();
+        for sequence in self.sequences() {
+            match merged.last_mut() {
+                Some(last) if !real[last.start] && !sequence.start.is_multiple_of(self.seq()) => {
+                    last.end = sequence.end;
+                }
+                _ => merged.push(sequence),
+            }
+        }
+        merged
+    }
 }
 
 /// What a model remembers of one sequence, layer by layer.
@@ -100,12 +116,24 @@ impl Batch {
 pub struct Cache {
     pub(crate) layers: Vec<LayerState>,
     pub(crate) len: usize,
+    pub(crate) padding: usize,
 }
 
 impl Cache {
     /// Nothing remembered yet, for so many layers.
     pub(crate) fn empty(layers: usize) -> Self {
-        Self { layers: vec![LayerState::default(); layers], len: 0 }
+        Self { layers: vec![LayerState::default(); layers], len: 0, padding: 0 }
+    }
+
+    /// The same after so many tokens of padding, which layers without attention may have seen.
+    #[must_use]
+    pub fn after_padding(self, padding: usize) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// What each layer remembers, in the order of the model's layers.
+    pub fn layers_mut(&mut self) -> &mut [LayerState] {
+        &mut self.layers
     }
 
     /// Tokens seen.

@@ -32,6 +32,10 @@ pub enum Layout {
     NormedResidual,
     /// `x += norm'(f(norm(x)))` for each layer (Gemma 2).
     Sandwich,
+    /// `x += f(x)` for each layer, which has its own norms (Zamba 2).
+    Residual,
+    /// `x = f(x)` for each layer: no norm and no residual stream.
+    Bare,
     /// `x += Σ f(norm(x))`, each layer with a norm of its own (GPT-NeoX).
     Parallel,
     /// `x += Σ f(norm(x))`, one norm for all layers (Falcon).
@@ -100,7 +104,7 @@ impl Block {
                 wanted.then(|| scope.norm(&format!("{name}{part}"), spec.norm, d_model)).transpose()
             };
             let has_norm = match spec.layout {
-                Layout::PostNorm => false,
+                Layout::PostNorm | Layout::Bare | Layout::Residual => false,
                 Layout::PreNormButFirst => i > 0,
                 Layout::ParallelShared => i == 0,
                 _ => true,
@@ -119,12 +123,8 @@ impl Block {
 
     pub(crate) fn forward(&self, stream: &mut Stream, pass: &mut Pass<'_, '_>) {
         match self.layout {
-            Layout::PreNorm
-            | Layout::PreNormButFirst
-            | Layout::PostNorm
-            | Layout::NormedResidual
-            | Layout::Sandwich => self.in_turn(stream, pass),
             Layout::Parallel | Layout::ParallelShared => self.side_by_side(stream, pass),
+            _ => self.in_turn(stream, pass),
         }
     }
 
@@ -145,6 +145,7 @@ impl Block {
                     *stream = Stream::new(y);
                 }
                 (Some(norm), _) => stream.add(norm.forward(y)),
+                (None, Layout::Bare) => *stream = Stream::new(y),
                 (None, _) => stream.add(y),
             }
         }
@@ -186,8 +187,8 @@ impl Block {
         let (positions, batch, precision) = (Arc::clone(&pass.positions), batch.clone(), pass.precision);
         let run = move |block: &Block, relative: Option<Relative>, x: Tensor<2>| {
             let (positions, reach) = (Arc::clone(&positions), Reach::Batch(&batch));
-            let (extra, routing) = (vec![], vec![]);
-            let mut pass = Pass { positions, reach, precision, memory: None, relative, slot: 0, extra, routing };
+            let mut pass = Pass::new(positions, reach, precision);
+            pass.relative = relative;
             let mut stream = Stream::new(x);
             block.forward(&mut stream, &mut pass);
             Results { stream: stream.value(), routing: pass.routing, extra: pass.extra }

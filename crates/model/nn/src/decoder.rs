@@ -72,6 +72,11 @@ impl Decoder {
         states
     }
 
+    /// The same with what the last block gives, before the last norm.
+    pub fn streams(&self, batch: &Batch) -> Vec<Tensor<2>> {
+        self.stack.streams(batch)
+    }
+
     /// The last hidden states of new tokens, `[N, D]`, for several sequences at once; the caches grow by them.
     pub fn step(&self, ids: &Arc<[u32]>, steps: &mut [Step<'_>]) -> Tensor<2> {
         self.narrowed(self.stack.step(ids, steps))

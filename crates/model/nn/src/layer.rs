@@ -9,6 +9,7 @@ use cupola_ops::{LayerCache, Precision};
 
 use crate::batch::{Batch, Step};
 use crate::cross_attention::Memory;
+use crate::hybrid::SharedBlock;
 use crate::module::Module;
 use crate::relative::Relative;
 use crate::router::Routing;
@@ -73,6 +74,11 @@ pub trait LayerKind {
         0
     }
 
+    /// Whether it needs nothing but its input, so that its block can be computed again.
+    fn stands_alone(&self) -> bool {
+        true
+    }
+
     /// Numbers that it remembers of a sequence of `len` tokens while that is continued.
     fn remembered(&self, _d_model: usize, _len: usize) -> usize {
         0
@@ -128,8 +134,21 @@ pub struct Pass<'a, 'b> {
     pub slot: usize,
     /// What layers add to the loss, `[1]` each, weighted already.
     pub extra: Vec<Tensor<1>>,
+    /// The embeddings, `[N, D]`; none where a block is computed again.
+    pub embedded: Option<Tensor<2>>,
+    /// Blocks that several layers share, from those that own them.
+    pub(crate) shared: Vec<SharedBlock>,
     /// What the routers of a batch decided.
     pub routing: Vec<Routing>,
+}
+
+impl<'a, 'b> Pass<'a, 'b> {
+    /// A pass that knows nothing but this.
+    pub(crate) fn new(positions: Arc<[u32]>, reach: Reach<'a, 'b>, precision: Precision) -> Self {
+        let (memory, relative, embedded) = (None, None, None);
+        let (extra, shared, routing) = (vec![], vec![], vec![]);
+        Self { positions, reach, precision, memory, relative, slot: 0, extra, embedded, shared, routing }
+    }
 }
 
 impl Pass<'_, '_> {
@@ -146,5 +165,15 @@ impl Pass<'_, '_> {
             Reach::Batch(_) => &mut [],
         };
         steps.iter_mut().map(move |s| (&mut s.cache.layers[slot], s.rows))
+    }
+
+    /// The same with how many tokens of padding precede each sequence.
+    pub(crate) fn padded_states(&mut self) -> impl Iterator<Item = (&mut LayerState, usize, usize)> {
+        let slot = self.slot;
+        let steps: &mut [Step<'_>] = match &mut self.reach {
+            Reach::Caches(steps) => steps,
+            Reach::Batch(_) => &mut [],
+        };
+        steps.iter_mut().map(move |s| (&mut s.cache.layers[slot], s.rows, s.cache.padding))
     }
 }

@@ -1,12 +1,18 @@
 //! The list of layers that blocks are made of.
 
 use crate::attention::AttentionSpec;
+use crate::cell::CellSpec;
 use crate::cross_attention::CrossAttentionSpec;
 use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
 use crate::global_attention::GlobalAttentionSpec;
+use crate::griffin::GriffinSpec;
+use crate::hybrid::HybridSpec;
 use crate::latent_attention::LatentAttentionSpec;
 use crate::layer::LayerKind;
+use crate::mamba::MambaSpec;
+use crate::mamba2::Mamba2Spec;
+use crate::rwkv::{ChannelMixSpec, TimeMixSpec};
 use crate::switch::SwitchSpec;
 
 /// The numbers of a layer, whichever it is.
@@ -42,6 +48,20 @@ layers! {
     CrossAttention(CrossAttentionSpec),
     /// A feed-forward layer.
     FeedForward(FeedForwardSpec),
+    /// Mamba's selective state space.
+    Mamba(MambaSpec),
+    /// Mamba-2's, with heads.
+    Mamba2(Mamba2Spec),
+    /// RWKV's weighted mean of the past.
+    TimeMix(TimeMixSpec),
+    /// RWKV's feed-forward layer.
+    ChannelMix(ChannelMixSpec),
+    /// Griffin's gated linear recurrence.
+    Griffin(GriffinSpec),
+    /// Mamba-2 behind a Transformer block that several layers share.
+    Hybrid(HybridSpec),
+    /// An Elman, LSTM or GRU layer.
+    Cell(CellSpec),
     /// Attention to a window and to global tokens.
     GlobalAttention(GlobalAttentionSpec),
     /// A mixture of experts.

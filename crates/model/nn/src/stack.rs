@@ -114,6 +114,7 @@ impl Stack {
     }
 
     fn run(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>, mut seen: impl FnMut(&Stream)) -> Tensor<2> {
+        pass.embedded = Some(x.clone());
         let mut stream = Stream::new(x);
         for block in self.order.iter().map(|i| &self.blocks[*i]) {
             seen(&stream);
@@ -125,6 +126,7 @@ impl Stack {
                 _ => block.forward(&mut stream, pass),
             }
         }
+        seen(&stream);
         match &self.norm {
             Some(norm) => stream.norm(norm),
             None => stream.value(),
@@ -132,9 +134,9 @@ impl Stack {
     }
 
     fn pass<'a, 'b>(&self, positions: &Arc<[u32]>, reach: Reach<'a, 'b>) -> Pass<'a, 'b> {
-        let (positions, relative) = (Arc::clone(positions), self.embedding.relative.clone());
-        let (extra, routing, precision) = (vec![], vec![], self.precision);
-        Pass { positions, reach, precision, memory: None, relative, slot: 0, extra, routing }
+        let mut pass = Pass::new(Arc::clone(positions), reach, self.precision);
+        pass.relative = self.embedding.relative.clone();
+        pass
     }
 
     fn batch(&self, batch: &Batch, given: Given, seen: impl FnMut(&Stream)) -> Hidden {
@@ -167,6 +169,15 @@ impl Stack {
     pub(crate) fn hidden_states_given(&self, batch: &Batch, given: Given) -> Vec<Tensor<2>> {
         let mut states = Vec::new();
         let last = self.batch(batch, given, |stream| states.push(stream.value())).last;
+        states.pop();
+        states.push(last);
+        states
+    }
+
+    /// The same with what the last block gives, before the last norm.
+    pub fn streams(&self, batch: &Batch) -> Vec<Tensor<2>> {
+        let mut states = Vec::new();
+        let last = self.batch(batch, Given::default(), |stream| states.push(stream.value())).last;
         states.push(last);
         states
     }
