@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use cupola_arch::Model;
+use cupola_arch::{Model, Spec};
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
-use cupola_artifact::{Context, Result, human_bytes, human_count, parse_config, write_atomic};
-use cupola_generate::document_start;
+use cupola_artifact::{Context, Error, Result, human_bytes, human_count, parse_config, write_atomic};
 use cupola_nn::Module;
-use cupola_records::{Split, read_documents, total_bytes};
+use cupola_records::{Document, Split, read_documents, total_bytes};
 use cupola_tokenizer::Tokenizer;
 use cupola_train::optim::{Optimizer, OptimizerConfig};
 use cupola_train::schedule::ScheduleConfig;
-use cupola_train::{TrainIo, TrainSettings, TrainSummary, train};
+use cupola_train::{Objective, TrainIo, TrainSettings, TrainSummary, train};
 use serde_json::{Map, Value, json};
 
 use crate::config::{Derived, PretrainConfig};
+use crate::corruption;
+use crate::denoising::Denoising;
 use crate::objective::CausalLm;
 use crate::stream::{Rows, Stream};
 
@@ -27,7 +28,7 @@ impl Stage for PretrainStage {
     }
 
     fn about(&self) -> &'static str {
-        "trains a model from nothing to predict the next token"
+        "trains a model from nothing: to predict the next token, or as its family learns"
     }
 
     fn configure(&self, table: toml::Table) -> Result<Box<dyn Configured>> {
@@ -43,6 +44,24 @@ impl Stage for PretrainStage {
 struct Pretraining {
     config: PretrainConfig,
     derived: Derived,
+}
+
+/// What every objective is made of.
+struct Given<'a> {
+    rows: Rows,
+    validation: Vec<Document>,
+    tokenizer: &'a Tokenizer,
+    start: u32,
+    seed: u64,
+}
+
+/// The token before each document.
+fn start_of_documents(spec: &Spec, tokenizer: &Tokenizer) -> Result<u32> {
+    let (bos, eos, _) = spec.special();
+    tokenizer.bos().or(tokenizer.eos()).or(bos).or(eos.first().copied()).ok_or_else(|| {
+        Error::failed("neither the tokenizer nor the model says which token begins a document")
+            .with_hint("set `bos_token` or `eos_token` in tokenizer_config.json")
+    })
 }
 
 impl Pretraining {
@@ -89,6 +108,41 @@ impl Pretraining {
         }
     }
 
+    fn causal(&self, given: Given<'_>, spec: &Spec) -> Result<Box<dyn Objective>> {
+        let mut prompt = vec![given.start];
+        prompt.extend(given.tokenizer.encode(&self.config.sample_prompt)?);
+        Ok(Box::new(CausalLm {
+            rows: given.rows,
+            sequences: self.sequences(),
+            micro_batch: self.derived.micro_batch.min(self.sequences()),
+            seq_len: self.derived.seq_len,
+            validation: given.validation,
+            tokenizer: given.tokenizer.clone(),
+            prompt,
+            seed: given.seed,
+            flops_per_token: spec.train_flops_per_token(self.derived.seq_len),
+        }))
+    }
+
+    fn denoising(&self, given: Given<'_>, spec: &Spec) -> Result<Box<dyn Objective>> {
+        let damage = cupola_arch::family(&self.config.family)?.damage();
+        let held_out = match given.validation.is_empty() {
+            true => None,
+            false => Some(Arc::new(Stream::encode(&given.validation, given.tokenizer, given.start)?)),
+        };
+        Ok(Box::new(Denoising {
+            rows: given.rows,
+            sequences: self.sequences(),
+            micro_batch: self.derived.micro_batch.min(self.sequences()),
+            seq_len: self.derived.seq_len,
+            held_out,
+            corruption: corruption::of(damage, given.tokenizer, self.derived.seq_len).0,
+            seed: given.seed,
+            flops_per_token: spec.train_flops_per_token(self.derived.seq_len),
+            step: 0,
+        }))
+    }
+
     fn report(&self, summary: &TrainSummary, went_in: String, parameters: u64) -> Report {
         let mut metrics = Map::new();
         metrics.insert("parameters".into(), json!(parameters));
@@ -124,7 +178,6 @@ impl Configured for Pretraining {
         let vocab = inputs.fact("tokenizer", "vocab_size").unwrap_or(4096.0) as usize;
         let family = cupola_arch::family(&self.config.family)?;
         let spec = Model::fresh_spec(family, &self.config.sizes(&self.derived, vocab, None))?;
-        let spec = spec.decoder()?;
         let bytes = inputs.fact("data", "train_bytes").or(inputs.fact("data", "bytes")).unwrap_or(0.0);
         // English text: between two and four bytes to a token, more with a larger vocabulary.
         let bytes_per_token = inputs.fact("tokenizer", "bytes_per_token").unwrap_or((vocab as f64).log2() / 4.0);
@@ -150,7 +203,7 @@ impl Configured for Pretraining {
         for (fact, value) in [("parameters", parameters), ("tokens", tokens as f64), ("vocab_size", vocab as f64)] {
             plan.facts.insert(fact.into(), value);
         }
-        plan.facts.insert("d_model".into(), spec.d_model as f64);
+        plan.facts.insert("d_model".into(), spec.stack().d_model as f64);
         plan.facts.insert("seq_len".into(), self.derived.seq_len as f64);
         Ok(plan)
     }
@@ -161,15 +214,20 @@ impl Configured for Pretraining {
         let documents = read_documents(data, Split::Train)?;
         let validation = read_documents(data, Split::Validation)?;
         let device = cupola_ops::open(context.device)?;
-        let sizes = self.config.sizes(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
+        let mut sizes = self.config.sizes(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
         let family = cupola_arch::family(&self.config.family)?;
+        if let Spec::EncoderDecoder(_) = Model::fresh_spec(family, &sizes)? {
+            sizes.vocab_size = corruption::of(family.damage(), &tokenizer, self.derived.seq_len).1;
+            // An answer has its end and its start besides.
+            sizes.max_seq_len += 2;
+        }
         let mut model = Model::fresh(family, &sizes, context.seed, &device)?;
-        let spec = model.decoder()?.spec().clone();
+        let spec = model.spec().clone();
         model.set_trainable(|_| true);
         model.network.set_precision(self.config.precision.resolve());
         model.set_recompute(self.config.activation_checkpointing)?;
 
-        let start = document_start(model.decoder()?, &tokenizer)?;
+        let start = start_of_documents(&spec, &tokenizer)?;
         let stream = Stream::encode(&documents, &tokenizer, start)?;
         let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), stream.len() as u64);
         let sequences = self.sequences();
@@ -185,18 +243,11 @@ impl Configured for Pretraining {
         ));
         let went_in =
             format!("{}, {} tokens", human_bytes(total_bytes(&documents) as f64), human_count(stream.len() as f64));
-        let mut prompt = vec![start];
-        prompt.extend(tokenizer.encode(&self.config.sample_prompt)?);
-        let mut objective = CausalLm {
-            rows: Rows::new(Arc::new(stream), self.derived.seq_len, context.seed)?,
-            sequences,
-            micro_batch: self.derived.micro_batch.min(sequences),
-            seq_len: self.derived.seq_len,
-            validation,
-            tokenizer: tokenizer.clone(),
-            prompt,
-            seed: context.seed,
-            flops_per_token: spec.train_flops_per_token(self.derived.seq_len),
+        let rows = Rows::new(Arc::new(stream), self.derived.seq_len, context.seed)?;
+        let given = Given { rows, validation, tokenizer: &tokenizer, start, seed: context.seed };
+        let mut objective = match &spec {
+            Spec::EncoderDecoder(_) => self.denoising(given, &spec)?,
+            _ => self.causal(given, &spec)?,
         };
         let settings = self.settings(steps, format!("pretrain {}", context.name));
         let io = TrainIo {
@@ -204,7 +255,7 @@ impl Configured for Pretraining {
             metrics: context.dir.to_path_buf(),
             progress: context.progress,
         };
-        let summary = train(&mut model, &mut objective, &settings, &io)?;
+        let summary = train(&mut model, &mut *objective, &settings, &io)?;
         model.save(context.dir)?;
         tokenizer.save(context.dir)?;
         let derived = serde_json::to_string_pretty(&self.derived).context(|| "cannot write derived.json".into())?;

@@ -16,6 +16,12 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// A stream of one document.
+    #[cfg(test)]
+    pub fn of(ids: Vec<u32>) -> Self {
+        Self { documents: vec![0; ids.len()], ids }
+    }
+
     /// Encodes documents; long ones in pieces at line ends, so that several cores take part.
     ///
     /// # Errors
