@@ -1,11 +1,12 @@
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
 use cupola_arch::Model;
-use cupola_testkit::{Golden, fixture};
+use cupola_testkit::{Golden, TempDir, fixture, tiny_tokenizer_files};
+use cupola_tokenizer::Tokenizer;
 
 use super::*;
 use crate::batch::{Slot, share, step};
-use crate::{AnswerBeams, BeamOptions, SamplingParams, beam_search};
+use crate::{AnswerBeams, BeamOptions, Engine, EngineOptions, Request, SamplingParams, beam_search};
 
 fn load(name: &str) -> EncoderDecoder {
     let model = Model::load(&fixture(name), &cupola_ops::open("cpu").unwrap()).unwrap();
@@ -60,6 +61,30 @@ fn beams_of_t5_equal_transformers() {
         assert!(want[1 + got.len()..].iter().all(|id| *id == 0), "{got:?} ends before {want:?}");
         assert!((beam.score as f32 - score).abs() <= atol + rtol * score.abs(), "{} is not {score}", beam.score);
     }
+}
+
+#[test]
+fn the_engine_answers_prompts_that_an_encoder_reads() {
+    let dir = TempDir::new("answers");
+    tiny_tokenizer_files(dir.path());
+    let model = Model::load(&fixture("t5"), &cupola_ops::open("cpu").unwrap()).unwrap();
+    let tokenizer = Tokenizer::load(dir.path()).unwrap();
+    let engine = Engine::new(model, tokenizer, &EngineOptions::default()).unwrap();
+    let golden = Golden::load("t5");
+    let (shape, sequences) = golden.i64("gen.sequences");
+    let params = SamplingParams { temperature: 0.0, max_tokens: 12, ignore_eos: true, ..Default::default() };
+    for (prompt, want) in texts(&golden).into_iter().zip(sequences.chunks(shape[1])) {
+        let read = prompt.len();
+        let (ids, _, usage) = engine.generate_ids(Request { prompt, params: params.clone() }).unwrap();
+        assert_eq!(ids, want[1..].iter().map(|id| *id as u32).collect::<Vec<_>>());
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (read, 12));
+    }
+    let long = Request { prompt: vec![5; engine.max_seq_len()], params: params.clone() };
+    let error = engine.generate(long).unwrap_err().to_string();
+    assert!(error.contains("reads at most"), "{error}");
+    let options = BeamOptions { beams: 2, params, ..Default::default() };
+    let prompts = texts(&golden);
+    assert_eq!(engine.beam_search(&prompts, &options).unwrap().len(), prompts.len());
 }
 
 #[test]

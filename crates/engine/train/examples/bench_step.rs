@@ -114,7 +114,7 @@ fn main() {
     }
     times.sort_by(f64::total_cmp);
     let planned =
-        training_bytes(&spec, StepSize { rows: tokens, accumulates: false, recompute, precision, state: 8.0 });
+        training_bytes(model.spec(), StepSize { rows: tokens, accumulates: false, recompute, precision, state: 8.0 });
     let flops = spec.train_flops_per_token(case.seq) / if forward { 3.0 } else { 1.0 };
     println!(
         "{}",

@@ -1,6 +1,6 @@
 //! The memory of training: what it will take, and what it took.
 
-use cupola_nn::DecoderSpec;
+use cupola_arch::Spec;
 use cupola_ops::Precision;
 
 /// Bytes of a process that trains besides the training itself: code, threads, tokenizer and its caches, what an
@@ -25,12 +25,12 @@ pub struct StepSize {
 /// Bytes that training takes on the CPU. The backward pass frees what the blocks kept while gradients fill up, so the most
 /// is held where it begins (everything kept, and the output layer's gradient) or where it ends (all gradients; those of
 /// a shared embedding twice).
-pub fn training_bytes(spec: &DecoderSpec, step: StepSize) -> f64 {
+pub fn training_bytes(spec: &Spec, step: StepSize) -> f64 {
     let parameters = spec.parameters() as f64;
-    let head = 4.0 * (spec.vocab_size * spec.d_model) as f64;
+    let head = 4.0 * (spec.stack().vocab_size * spec.stack().d_model) as f64;
     let sums = if step.accumulates { 4.0 } else { 0.0 };
     let begin = head + spec.activation_bytes(step.rows, step.recompute, step.precision);
-    let end = 4.0 * parameters + if spec.tie_embeddings { head } else { 0.0 };
+    let end = 4.0 * parameters + if spec.tie_embeddings() { head } else { 0.0 };
     // A twelfth more: gaps between blocks of memory, packed matrices.
     13.0 / 12.0 * ((4.0 + step.state + sums) * parameters + begin.max(end))
 }

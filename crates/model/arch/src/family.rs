@@ -54,6 +54,11 @@ pub trait Family: Send + Sync {
         spec
     }
 
+    /// How texts are damaged for a fresh encoder-decoder of the family to learn by restoring them.
+    fn damage(&self) -> Damage {
+        Damage::Spans
+    }
+
     /// What a fresh model of the family is made of.
     fn form(&self) -> Form {
         Form { gated: true, grouped_queries: true }
@@ -63,6 +68,15 @@ pub trait Family: Send + Sync {
     fn experts(&self) -> Option<ExpertSizes> {
         None
     }
+}
+
+/// How texts are damaged for a model that learns to restore them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// Spans give way to a sentinel each, and are what is written (Raffel et al. 2020).
+    Spans,
+    /// Spans give way to one mask each, sentences change places, and the whole text is written (Lewis et al. 2020).
+    Infilling,
 }
 
 /// What a fresh model is made of, its sizes apart.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::bart::kept_of;
 use crate::config::ConfigJson;
-use crate::family::{Family, Form, Sizes};
+use crate::family::{Damage, Family, Form, Sizes};
 use crate::longformer::windows;
 use crate::names::NameTable;
 use crate::network::Spec;
@@ -39,10 +39,12 @@ impl Family for Led {
 
     fn read(&self, config: &ConfigJson<'_>) -> Result<Spec> {
         let windows = windows(config, config.required_size("encoder_layers")?)?;
-        let spec = LIKE.spec(config, |block, own| {
+        let mut spec = LIKE.spec(config, |block, own| {
             let window = windows[block] / 2;
             Ok(GlobalAttentionSpec { n_heads: own.n_heads, d_head: own.d_head, window }.into())
         })?;
+        // `scale_embedding` stands in its settings, and the reference does not heed it.
+        (spec.encoder.embedding.scale, spec.decoder.embedding.scale) = (None, None);
         Ok(Spec::EncoderDecoder(spec))
     }
 
@@ -97,6 +99,10 @@ impl Family for Led {
 
     fn rename(&self, name: &str) -> Option<String> {
         kept_of(name, "led")
+    }
+
+    fn damage(&self) -> Damage {
+        Damage::Infilling
     }
 
     fn form(&self) -> Form {

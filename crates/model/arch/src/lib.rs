@@ -53,7 +53,7 @@ mod zamba2;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
-pub use family::{ExpertSizes, Family, Form, Sizes};
+pub use family::{Damage, ExpertSizes, Family, Form, Sizes};
 pub use fused::Fused;
 pub use model::{Model, family};
 pub use names::{NameTable, Names};

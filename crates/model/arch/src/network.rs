@@ -83,30 +83,27 @@ impl Spec {
         each!(Spec, self, spec => spec.parameters())
     }
 
+    /// Numbers in the matrices that each token passes through.
+    pub fn matrix_parameters(&self) -> u64 {
+        each!(Spec, self, spec => spec.matrix_parameters())
+    }
+
+    /// Floating-point operations of training on one token of a sequence of `seq`.
+    pub fn train_flops_per_token(&self, seq: usize) -> f64 {
+        each!(Spec, self, spec => spec.train_flops_per_token(seq))
+    }
+
+    /// Bytes that a training step on the CPU takes for `rows` tokens besides parameters, gradients and optimizer state.
+    pub fn activation_bytes(&self, rows: usize, recompute: bool, precision: Precision) -> f64 {
+        each!(Spec, self, spec => spec.activation_bytes(rows, recompute, precision))
+    }
+
     /// What kind it is, for people.
     pub fn kind(&self) -> &'static str {
         match self {
             Spec::Decoder(_) => DECODER,
             Spec::Encoder(_) => "an encoder",
             Spec::EncoderDecoder(_) => "an encoder-decoder",
-        }
-    }
-
-    /// Numbers in the matrices that each token passes through.
-    pub fn matrix_parameters(&self) -> u64 {
-        match self {
-            Spec::Decoder(spec) => spec.matrix_parameters(),
-            Spec::Encoder(spec) => spec.matrix_parameters(),
-            Spec::EncoderDecoder(spec) => spec.matrix_parameters(),
-        }
-    }
-
-    /// Floating-point operations of training on one token of a sequence of `seq`.
-    pub fn train_flops_per_token(&self, seq: usize) -> f64 {
-        match self {
-            Spec::Decoder(spec) => spec.train_flops_per_token(seq),
-            Spec::Encoder(spec) => spec.train_flops_per_token(seq),
-            Spec::EncoderDecoder(spec) => spec.train_flops(seq, seq) / (2 * seq.max(1)) as f64,
         }
     }
 

@@ -12,7 +12,6 @@ use crate::block::BlockSpec;
 use crate::heads::{Head, HeadSpec, Output, Targets};
 use crate::module::{Module, Piece};
 use crate::source::{Count, Scope, WeightSource};
-use crate::spec::DecoderSpec;
 use crate::stack::{Stack, StackSpec};
 
 /// Blocks that several layers share (ALBERT, Lan et al. 2020).
@@ -104,15 +103,9 @@ impl EncoderSpec {
         6.0 * self.matrix_parameters() as f64 + 3.0 * mixing
     }
 
-    /// A decoder that takes as much work and memory to train: a block for each time that one runs.
-    pub fn like_decoder(&self) -> DecoderSpec {
-        let stack = self.unrolled().stack;
-        DecoderSpec { stack, tie_embeddings: true, soft_cap: None, bos: None, eos: vec![], pad: None }
-    }
-
-    /// Bytes that a training step takes as [`DecoderSpec::activation_bytes`] counts them.
+    /// Bytes that a training step takes as [`StackSpec::activation_bytes`] counts them.
     pub fn activation_bytes(&self, rows: usize, recompute: bool, precision: Precision) -> f64 {
-        self.like_decoder().activation_bytes(rows, recompute, precision)
+        self.unrolled().stack.activation_bytes(rows, recompute, precision)
     }
 
     /// Tokens of texts in rows as this encoder wants them; `texts` are their places in the rows.

@@ -127,6 +127,8 @@ pub enum Learned {
     Masked,
     /// Which tokens were replaced (Clark et al. 2020).
     Replaced,
+    /// A text whole that was damaged (Raffel et al. 2020, Lewis et al. 2020).
+    Denoised,
 }
 
 fn default_mask_share() -> f64 {
@@ -379,10 +381,8 @@ impl PretrainConfig {
                 Some(Task::Replaced) => Learned::Replaced,
                 _ => Learned::Masked,
             },
-            other => {
-                other.decoder()?;
-                Learned::Causal
-            }
+            Spec::EncoderDecoder(_) => Learned::Denoised,
+            Spec::Decoder(_) => Learned::Causal,
         };
         match self.objective {
             Some(asked) if asked != learned => {

@@ -17,6 +17,8 @@ use cupola_train::{Objective, PROGRAM_BYTES, StepSize, TrainIo, TrainSettings, T
 use serde_json::{Map, Value, json};
 
 use crate::config::{Derived, Learned, PretrainConfig};
+use crate::corruption;
+use crate::denoising::Denoising;
 use crate::masked::MaskedLm;
 use crate::masking::Masking;
 use crate::objective::CausalLm;
@@ -59,11 +61,14 @@ struct Given<'a> {
     seed: u64,
 }
 
-/// Bytes that training takes.
-fn memory(spec: &Spec, step: StepSize) -> Result<f64> {
-    match spec {
-        Spec::Encoder(spec) => Ok(training_bytes(&spec.like_decoder(), step)),
-        other => Ok(training_bytes(other.decoder()?, step)),
+impl Given<'_> {
+    /// The held-out documents as one stream; none where there are none.
+    fn held_out(&self) -> Result<Option<Stream>> {
+        let documents = read_documents(self.data, Split::Validation)?;
+        if documents.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Stream::encode(&documents, self.tokenizer, self.start)?))
     }
 }
 
@@ -137,19 +142,29 @@ impl Pretraining {
         }))
     }
 
-    fn masked(&self, given: Given<'_>, spec: &Spec, hidden: [f64; 2]) -> Result<Box<dyn Objective>> {
-        let masking = Masking::new(given.tokenizer, self.config.mask_share, hidden, self.config.whole_word)?;
-        let documents = read_documents(given.data, Split::Validation)?;
-        let held_out = match documents.is_empty() {
-            true => None,
-            false => Some(Stream::encode(&documents, given.tokenizer, given.start)?),
-        };
-        Ok(Box::new(MaskedLm {
+    fn denoising(&self, given: Given<'_>, spec: &Spec) -> Result<Box<dyn Objective>> {
+        let damage = cupola_arch::family(&self.config.family)?.damage();
+        Ok(Box::new(Denoising {
+            held_out: given.held_out()?.map(Arc::new),
             rows: given.rows,
             sequences: self.sequences(),
             micro_batch: self.derived.micro_batch.min(self.sequences()),
             seq_len: self.derived.seq_len,
-            held_out,
+            corruption: corruption::of(damage, given.tokenizer, self.derived.seq_len).0,
+            seed: given.seed,
+            flops_per_token: spec.train_flops_per_token(self.derived.seq_len),
+            step: 0,
+        }))
+    }
+
+    fn masked(&self, given: Given<'_>, spec: &Spec, hidden: [f64; 2]) -> Result<Box<dyn Objective>> {
+        let masking = Masking::new(given.tokenizer, self.config.mask_share, hidden, self.config.whole_word)?;
+        Ok(Box::new(MaskedLm {
+            held_out: given.held_out()?,
+            rows: given.rows,
+            sequences: self.sequences(),
+            micro_batch: self.derived.micro_batch.min(self.sequences()),
+            seq_len: self.derived.seq_len,
             masking,
             seed: given.seed,
             flops_per_token: spec.train_flops_per_token(self.derived.seq_len),
@@ -223,7 +238,7 @@ impl Configured for Pretraining {
         };
         // While the text is encoded there are its tokens, twice for a moment, and their documents; then only the latter.
         let stream = bytes / bytes_per_token;
-        let training = both().map(|spec| memory(spec, step)).sum::<Result<f64>>()? + 8.0 * stream;
+        let training = both().map(|spec| training_bytes(spec, step)).sum::<f64>() + 8.0 * stream;
         let memory_bytes = PROGRAM_BYTES + training.max(4.0 * parameters + bytes + 12.0 * stream);
         let mut plan = Plan {
             flops,
@@ -247,8 +262,13 @@ impl Configured for Pretraining {
         let tokenizer = Tokenizer::load(&context.input("tokenizer")?.path)?;
         let documents = read_documents(data, Split::Train)?;
         let device = cupola_ops::open(context.device)?;
-        let sizes = self.config.sizes(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
+        let mut sizes = self.config.sizes(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
         let family = cupola_arch::family(&self.config.family)?;
+        if let Spec::EncoderDecoder(_) = Model::fresh_spec(family, &sizes)? {
+            sizes.vocab_size = corruption::of(family.damage(), &tokenizer, self.derived.seq_len).1;
+            // An answer has its end and its start besides.
+            sizes.max_seq_len += 2;
+        }
         let mut model = Model::fresh(family, &sizes, context.seed, &device)?;
         let spec = model.spec().clone();
         let learned = self.config.learned(&spec)?;
@@ -279,6 +299,7 @@ impl Configured for Pretraining {
             Learned::Causal => self.causal(given, &spec)?,
             Learned::Masked => self.masked(given, &spec, [0.8, 0.1])?,
             Learned::Replaced => self.masked(given, &spec, [1.0, 0.0])?,
+            Learned::Denoised => self.denoising(given, &spec)?,
         };
         let settings = self.settings(steps, format!("pretrain {}", context.name));
         let io = TrainIo {

@@ -70,6 +70,11 @@ fn backward(golden: &Golden, model: &mut Model, pairs: &Pairs, labels: &Arc<[i32
     let extra: f32 = network.hidden(pairs).extra.iter().map(|e| to_vec(e)[0]).sum();
     golden.check("out.loss", &[nll + extra]);
     compare_gradients(golden, model, loss);
+    // Blocks that are computed again give the same.
+    model.set_recompute(true).unwrap();
+    let loss = model.encoder_decoder().unwrap().loss(pairs, labels, &weights);
+    golden.check("out.loss", &to_vec(&loss));
+    compare_gradients(golden, model, loss);
 }
 
 /// What routers decide, and what they add to the loss.
