@@ -54,6 +54,7 @@ impl Case {
             bos: None,
             eos: vec![],
             pad: None,
+            settings: Default::default(),
         }
     }
 }

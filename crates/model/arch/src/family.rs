@@ -46,6 +46,11 @@ pub trait Family: Send + Sync {
     fn form(&self) -> Form {
         Form { gated: true, grouped_queries: true }
     }
+
+    /// The settings of `config.json` that a recipe may give a fresh model, besides its sizes.
+    fn settings(&self) -> &'static [&'static str] {
+        &[]
+    }
 }
 
 /// What a fresh model is made of, its sizes apart.
@@ -84,4 +89,6 @@ pub struct Sizes {
     pub eos: Vec<u32>,
     /// The padding token.
     pub pad: Option<u32>,
+    /// What else `config.json` shall say: some of [`Family::settings`].
+    pub settings: Map<String, Value>,
 }

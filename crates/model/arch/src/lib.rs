@@ -14,6 +14,7 @@ mod likeness;
 mod llama;
 mod mistral;
 mod model;
+mod mps;
 mod names;
 mod network;
 mod opt;
@@ -46,4 +47,5 @@ pub const ALL: &[&dyn Family] = &[
     &opt::Opt,
     &bloom::Bloom,
     &falcon::Falcon,
+    &mps::Mps,
 ];

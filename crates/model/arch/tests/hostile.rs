@@ -166,6 +166,7 @@ fn a_family_describes_its_fresh_models() {
             bos: Some(1),
             eos: vec![2],
             pad: None,
+            settings: Default::default(),
         };
         let spec = Model::fresh_spec(*family, &sizes).unwrap();
         assert_eq!(spec.stack().d_model, 64, "{}", family.model_type());

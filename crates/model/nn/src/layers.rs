@@ -3,6 +3,7 @@
 use crate::attention::AttentionSpec;
 use crate::feed_forward::FeedForwardSpec;
 use crate::layer::LayerKind;
+use crate::tensor_train::FactoredSpec;
 
 /// The numbers of a layer, whichever it is.
 macro_rules! layers {
@@ -35,4 +36,6 @@ layers! {
     Attention(AttentionSpec),
     /// A feed-forward layer.
     FeedForward(FeedForwardSpec),
+    /// A layer whose weights are tensor trains.
+    Factored(FactoredSpec),
 }
