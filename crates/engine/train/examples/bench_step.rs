@@ -59,6 +59,7 @@ impl Case {
             bos: None,
             eos: vec![],
             pad: None,
+            settings: Default::default(),
         }
     }
 }

@@ -64,6 +64,11 @@ pub trait Family: Send + Sync {
         Form { gated: true, grouped_queries: true }
     }
 
+    /// The settings of `config.json` that a recipe may give a fresh model, besides its sizes.
+    fn settings(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The experts of a fresh model unless others are asked for; none in a family without experts.
     fn experts(&self) -> Option<ExpertSizes> {
         None
@@ -137,4 +142,6 @@ pub struct Sizes {
     pub eos: Vec<u32>,
     /// The padding token.
     pub pad: Option<u32>,
+    /// What else `config.json` shall say: some of [`Family::settings`].
+    pub settings: Map<String, Value>,
 }

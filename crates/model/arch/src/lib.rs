@@ -28,6 +28,7 @@ mod mixtral;
 mod mixture;
 mod model;
 mod modernbert;
+mod mps;
 mod mt5;
 mod names;
 mod network;
@@ -101,4 +102,5 @@ pub const ALL: &[&dyn Family] = &[
     &bart::Bart,
     &led::Led,
     &pegasus::Pegasus,
+    &mps::Mps,
 ];

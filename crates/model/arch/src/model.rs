@@ -231,6 +231,17 @@ impl Model {
         }
     }
 
+    /// The decoder that it is, to change it.
+    ///
+    /// # Errors
+    /// A model of another kind.
+    pub fn decoder_mut(&mut self) -> Result<&mut Decoder> {
+        match &mut self.network {
+            Network::Decoder(decoder) => Ok(decoder),
+            _ => Err(wrong_kind(DECODER, self.spec.kind())),
+        }
+    }
+
     /// Replaces the weights of its linear layers by int8 numbers, `group` columns to a scale.
     pub fn quantize_int8(&mut self, group: usize) {
         self.network.quantize_int8(group);
@@ -352,6 +363,12 @@ fn plan(family: &'static dyn Family, sizes: &Sizes) -> Result<(Map<String, Value
     config.insert("model_type".into(), json!(family.model_type()));
     config.insert("vocab_size".into(), json!(sizes.vocab_size));
     config.extend(family.fresh(sizes));
+    let known = family.settings();
+    if let Some(key) = sizes.settings.keys().find(|key| !known.contains(&key.as_str())) {
+        let what = format!("the family `{}` has no setting `{key}`", family.model_type());
+        return Err(cupola_artifact::unknown_name(&what, key, "setting", known));
+    }
+    config.extend(sizes.settings.clone());
     // Families whose output layer always is the embedding say so themselves.
     config.entry("tie_word_embeddings").or_insert(json!(sizes.tie_embeddings));
     config.insert("bos_token_id".into(), json!(sizes.bos));

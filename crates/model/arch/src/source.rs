@@ -111,6 +111,11 @@ impl WeightSource for Fresh {
             Init::Normal => rng.normal(numbers, STD),
             Init::Residual => rng.normal(numbers, STD / (self.writers as f32).sqrt()),
             Init::Uniform(bound) => (0..numbers).map(|_| (2.0 * rng.uniform() - 1.0) as f32 * bound).collect(),
+            Init::Factor { residual, factors, terms } => {
+                let product = if residual { STD / (self.writers as f32).sqrt() } else { STD };
+                let one = (f64::from(product) / terms.sqrt()).powf(1.0 / factors as f64);
+                rng.normal(numbers, one as f32)
+            }
             Init::Fill(value) => vec![value; numbers],
             Init::Each(f) => (0..numbers).map(f).collect(),
         };

@@ -35,6 +35,7 @@ fn sizes(family: &dyn Family) -> Sizes {
         bos: None,
         eos: vec![],
         pad: None,
+        settings: Default::default(),
         experts: family.experts().unwrap_or_default(),
     }
 }

@@ -7,6 +7,7 @@ use cupola_tokenizer::Tokenizer;
 use cupola_train::PrecisionSetting;
 use cupola_train::optim::{AdjustLr, StateType};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// The settings. Only `data`, `tokenizer` and `depth` are asked for; the others follow from `depth` unless given.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct PretrainConfig {
     /// Whether the tokens of a word are hidden together.
     #[serde(default)]
     pub whole_word: bool,
+    /// Settings of `config.json` that only this family has.
+    #[serde(default)]
+    pub settings: Map<String, Value>,
     /// The one dial: how many blocks. Width, heads, batch, learning rate and tokens follow.
     pub depth: usize,
     /// Width of the residual stream.
@@ -368,6 +372,7 @@ impl PretrainConfig {
             bos: tokenizer.and_then(Tokenizer::bos),
             eos: tokenizer.map(|t| t.stop_ids().to_vec()).unwrap_or_default(),
             pad: tokenizer.and_then(Tokenizer::pad),
+            settings: self.settings.clone(),
         }
     }
 
@@ -444,6 +449,21 @@ mod tests {
             let error = config(wrong).derive().unwrap_err();
             assert!(error.to_string().contains("label_smoothing = "), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn settings_of_the_family_reach_its_configuration_and_others_are_refused() {
+        let fresh = |more: &str| {
+            let config = config(more);
+            let sizes = config.sizes(&config.derive()?, 1000, None);
+            cupola_arch::Model::fresh_spec(cupola_arch::family(&config.family)?, &sizes).map(|s| s.parameters())
+        };
+        let bond = |bond: usize| fresh(&format!("family = 'cupola_mps'\nsettings = {{ bond_dimension = {bond} }}"));
+        assert!(bond(4).unwrap() < bond(8).unwrap());
+        let error = fresh("family = 'cupola_mps'\nsettings = { bond_dimensions = 4 }").unwrap_err();
+        assert!(error.to_string().contains("`cupola_mps` has no setting `bond_dimensions`"), "{error}");
+        assert!(error.hint().unwrap().contains("`bond_dimension`"));
+        assert!(fresh("settings = { bond_dimension = 4 }").is_err());
     }
 
     #[test]

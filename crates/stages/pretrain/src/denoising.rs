@@ -139,6 +139,7 @@ mod tests {
         let (n_kv_heads, d_head, d_ff, max_seq_len) = (4, 8, 64, 64);
         let (tie_embeddings, bos, eos, pad) = (false, Some(2), vec![0], Some(1));
         Sizes {
+            settings: Default::default(),
             vocab_size,
             d_model,
             n_layers,
