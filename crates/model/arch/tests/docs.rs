@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use cupola_arch::{Family, Model, Sizes, Spec};
-use cupola_nn::{BlockSpec, Layout, NormKind};
+use cupola_nn::{BlockSpec, Layout, NormKind, Task};
 use cupola_testkit::fixture;
 use serde_json::Value;
 
@@ -88,6 +88,7 @@ fn row(family: &'static dyn Family) -> String {
     let spec = Model::fresh_spec(family, &sizes(family)).unwrap();
     let (kind, objectives) = match &spec {
         Spec::Decoder(_) => ("decoder", "causal"),
+        Spec::Encoder(spec) if spec.head.is_some_and(|head| head.task == Task::Replaced) => ("encoder", "replaced"),
         Spec::Encoder(_) => ("encoder", "masked"),
         Spec::EncoderDecoder(_) => ("encoder-decoder", "span corruption; denoising"),
     };
