@@ -52,6 +52,7 @@ impl Writes for EncoderDecoder {
 
 /// A model that writes.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it, and it is hardly moved")]
 pub(crate) enum Writer {
     /// It continues a prompt.
     Decoder(Decoder),

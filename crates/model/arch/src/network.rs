@@ -21,6 +21,7 @@ pub enum Spec {
 
 /// A network.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it, and it is hardly moved")]
 pub enum Network {
     /// Predicts the next token.
     Decoder(Decoder),

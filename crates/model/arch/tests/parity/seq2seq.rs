@@ -147,7 +147,9 @@ fn cached_equals_whole(golden: &Golden, network: &EncoderDecoder) {
         answer = &answer[..capacity];
     }
     let target = Batch::causal(answer.to_vec(), 1);
-    let whole = Pairs::new(Batch::padded(text.to_vec(), &[0..text.len()], true), &[0..text.len()], target);
+    let all = 0..text.len();
+    let all = std::slice::from_ref(&all);
+    let whole = Pairs::new(Batch::padded(text.to_vec(), all, true), all, target);
     let whole = to_vec(&network.hidden(&whole).last);
     for pieces in [vec![1; answer.len()], vec![3, 1, 5, 2, 1], vec![7, 4]] {
         let (mut cache, mut got, mut at, mut widths) = (first(network, text), vec![], 0, pieces.iter().cycle());
