@@ -206,7 +206,7 @@ fn configurations_that_contradict_themselves_are_refused() {
             "deepseek-v3",
             "rope_parameters",
             json!({"rope_type": "yarn", "factor": 0.0}),
-            "stretches rotary positions by 0",
+            "`factor` of the rotary positions in config.json is 0",
         ),
     ] {
         let text = std::fs::read_to_string(fixture(name).join("config.json")).unwrap();
