@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// The kinds whose artifacts are models, and `serve`, which points to one; later ones are nearer to the user.
-const SERVABLE: [&str; 5] = ["pretrain", "tune", "align", "compress", "serve"];
+const SERVABLE: [&str; 6] = ["pretrain", "tune", "align", "compress", "memory", "serve"];
 
 /// A run.
 #[derive(Clone, Debug, Serialize)]

@@ -9,6 +9,7 @@ pub const ALL: &[&dyn Stage] = &[
     &cupola_pretrain::PretrainStage,
     &cupola_tune::TuneStage,
     &cupola_align::AlignStage,
+    &cupola_memory::MemoryStage,
     &cupola_eval::EvalStage,
     &cupola_compress::CompressStage,
     &cupola_serve::ServeStage,

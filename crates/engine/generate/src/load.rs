@@ -1,23 +1,43 @@
 //! A model with its tokenizer.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use cupola_arch::Model;
 use cupola_artifact::{Error, Result};
+use cupola_neighbours::Memory;
 use cupola_tokenizer::Tokenizer;
 
-/// Loads a model directory: the model, and the tokenizer that lies beside it.
+/// Loads a model directory: the model, the memory that it may have, and the tokenizer that lies beside it.
 ///
 /// # Errors
 /// A missing or broken file; a tokenizer with more tokens than the model knows.
 pub fn load_model(dir: &Path, device: &Device) -> Result<(Model, Tokenizer)> {
-    let model = Model::load(dir, device)?;
+    let mut model = Model::load(dir, device)?;
     let tokenizer = Tokenizer::load(dir)?;
     let (known, used) = (model.spec().stack().vocab_size, tokenizer.vocab_size());
     if used > known {
         let message = format!("the tokenizer in {} has {used} tokens, but the model knows only {known}", dir.display());
         return Err(Error::failed(message).with_hint("this tokenizer.json belongs to another model"));
     }
+    if let Some(memory) = Memory::load(dir, known)? {
+        let width = model.spec().stack().embedding.width;
+        if memory.width() != width {
+            let message =
+                format!("the memory in {} has keys of {} numbers, but the model's", dir.display(), memory.width());
+            return Err(Error::failed(format!("{message} hidden states have {width}"))
+                .with_hint("this memory was filled by another model"));
+        }
+        model.decoder_mut()?.set_readout(Some(Arc::new(memory)));
+    }
     Ok((model, tokenizer))
+}
+
+/// Whether a model directory holds an encoder.
+///
+/// # Errors
+/// A missing or broken `config.json`.
+pub fn is_encoder(dir: &Path) -> Result<bool> {
+    Ok(dir.join("config.json").exists() && Model::read_spec(dir)?.encoder().is_ok())
 }

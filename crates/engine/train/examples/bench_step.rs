@@ -9,11 +9,11 @@ use burn::tensor::{Device, Tensor};
 use cupola_arch::{ExpertSizes, Model, Sizes};
 use cupola_nn::{Batch, Module};
 use cupola_train::optim::{Optimizer, OptimizerConfig};
-use cupola_train::{PrecisionSetting, peak_memory};
+use cupola_train::{PrecisionSetting, StepSize, peak_memory, training_bytes};
 use serde_json::json;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: cupola_kernels::Allocator = cupola_kernels::Allocator;
 
 struct Case {
     family: &'static str,
@@ -29,13 +29,17 @@ struct Case {
 fn case(name: &str) -> Case {
     match name {
         "S" => Case { family: "llama", d_model: 288, layers: 6, heads: 6, d_ff: 768, vocab: 8192, seq: 256, batch: 16 },
+        // A mixture of experts as wide as S for each token: two of eight, half as wide.
+        "E" => {
+            Case { family: "mixtral", d_model: 288, layers: 6, heads: 6, d_ff: 384, vocab: 8192, seq: 256, batch: 16 }
+        }
         "L" => {
             Case { family: "llama", d_model: 512, layers: 8, heads: 8, d_ff: 1376, vocab: 8192, seq: 4096, batch: 1 }
         }
         "M" => {
             Case { family: "gpt2", d_model: 768, layers: 12, heads: 12, d_ff: 3072, vocab: 50257, seq: 512, batch: 2 }
         }
-        other => panic!("there is no case {other}: S, M or L"),
+        other => panic!("there is no case {other}: S, E, M or L"),
     }
 }
 
@@ -55,6 +59,7 @@ impl Case {
             bos: None,
             eos: vec![],
             pad: None,
+            settings: Default::default(),
         }
     }
 }
@@ -109,8 +114,8 @@ fn main() {
         }
     }
     times.sort_by(f64::total_cmp);
-    let activations = spec.activation_bytes(tokens, recompute, precision);
-    let planned = 13.0 / 12.0 * (16.0 * spec.parameters() as f64 + activations);
+    let planned =
+        training_bytes(model.spec(), StepSize { rows: tokens, accumulates: false, recompute, precision, state: 8.0 });
     let flops = spec.train_flops_per_token(case.seq) / if forward { 3.0 } else { 1.0 };
     println!(
         "{}",

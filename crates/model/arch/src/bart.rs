@@ -6,7 +6,7 @@ use cupola_nn::Layout;
 use serde_json::{Map, Value};
 
 use crate::config::ConfigJson;
-use crate::family::{Family, Form, Sizes};
+use crate::family::{Damage, Family, Form, Sizes};
 use crate::names::NameTable;
 use crate::network::Spec;
 use crate::seq2seq::BartLike;
@@ -51,22 +51,30 @@ impl Family for Bart {
         kept(name)
     }
 
+    fn damage(&self) -> Damage {
+        Damage::Infilling
+    }
+
     fn form(&self) -> Form {
         Form { gated: false, grouped_queries: false }
     }
 }
 
-/// The first files hold the bare model, the embedding twice more, and a version.
+/// What a file's name is called; see [`kept_of`].
 pub(crate) fn kept(name: &str) -> Option<String> {
-    let bare = name.strip_prefix("model.").unwrap_or(name);
-    if ["encoder", "decoder"]
-        .iter()
-        .any(|side| bare.strip_prefix(side).is_some_and(|rest| [".embed_tokens.weight", ".version"].contains(&rest)))
-    {
+    kept_of(name, "model")
+}
+
+/// The first files hold the bare model, the embedding twice more, and a version.
+pub(crate) fn kept_of(name: &str, model: &str) -> Option<String> {
+    let bare = name.strip_prefix(model).and_then(|rest| rest.strip_prefix('.')).unwrap_or(name);
+    let spare =
+        |side: &str| bare.strip_prefix(side).is_some_and(|rest| [".embed_tokens.weight", ".version"].contains(&rest));
+    if spare("encoder") || spare("decoder") {
         return None;
     }
     let outside = bare.starts_with("lm_head.") || bare == "final_logits_bias";
-    Some(if outside { bare.into() } else { format!("model.{bare}") })
+    Some(if outside { bare.into() } else { format!("{model}.{bare}") })
 }
 
 /// The names that BART and Pegasus share.

@@ -99,6 +99,7 @@ impl BertLike {
             "max_position_embeddings": sizes.max_seq_len,
             "type_vocab_size": 2,
             "layer_norm_eps": 1e-12,
+            "tie_word_embeddings": true,
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
         });

@@ -3,7 +3,7 @@
 use cupola_artifact::Result;
 use cupola_nn::{
     AttentionSpec, BlockSpec, DenseSpec, EmbeddingSpec, FeedForwardSpec, FfnKind, HeadSpec, Layout, LearnedPositions,
-    NormSpec, Squash, StackSpec,
+    NormSpec, Output, Squash, StackSpec,
 };
 use serde_json::{Map, Value, json};
 
@@ -44,7 +44,8 @@ impl Family for DistilBert {
         let words = DenseSpec { width: d_model, bias: true, squash: Squash::Of(f) };
         let bert = Heads::bert(d_model, words, norm);
         let relu = DenseSpec { squash: Squash::Of(cupola_nn::Activation::Relu), ..words };
-        let heads = Heads { text: HeadSpec { dense: Some(relu), ..bert.text }, summary: None, ..bert };
+        let text = HeadSpec { dense: Some(relu), ..bert.text };
+        let heads = Heads { text, summary: None, untied: Output::Linear { width: 0, bias: true }, ..bert };
         let stack = StackSpec {
             vocab_size: config.required_size("vocab_size")?,
             d_model,
@@ -70,6 +71,7 @@ impl Family for DistilBert {
             "activation": "gelu",
             "max_position_embeddings": sizes.max_seq_len,
             "sinusoidal_pos_embds": false,
+            "tie_word_embeddings": true,
             "dropout": 0.0,
             "attention_dropout": 0.0,
         });

@@ -1,7 +1,7 @@
 //! ELECTRA (Clark et al. 2020): BERT that learns which tokens a small generator replaced; both are of this family.
 
 use cupola_artifact::Result;
-use cupola_nn::{Activation, DenseSpec, HeadSpec, Squash, Task};
+use cupola_nn::{Activation, DenseSpec, HeadSpec, Output, Squash, Task};
 use serde_json::{Map, Value, json};
 
 use crate::bert::{self, BertLike, bert_names};
@@ -41,6 +41,7 @@ impl Family for Electra {
             replaced: Some(HeadSpec { dense, ..HeadSpec::linear(Task::Replaced, None, 1) }),
             text: HeadSpec { dense: Some(gelu(like.d_model)), ..bert.text },
             summary: None,
+            untied: Output::Linear { width: 0, bias: true },
             ..bert
         };
         like.spec(config)
@@ -50,6 +51,22 @@ impl Family for Electra {
         let mut config = BertLike::fresh(sizes);
         config.insert("embedding_size".into(), json!(sizes.d_model));
         config
+    }
+
+    /// A quarter of the width, as many layers, and the same embedding.
+    fn generator(&self, config: &Map<String, Value>) -> Option<Map<String, Value>> {
+        let size = |key: &str| config.get(key).and_then(Value::as_u64);
+        let heads = (size("num_attention_heads")? / 4).max(1);
+        let width = heads * (size("hidden_size")? / size("num_attention_heads")?.max(1));
+        let mut small = config.clone();
+        let changes = [
+            ("architectures", json!(["ElectraForMaskedLM"])),
+            ("hidden_size", json!(width)),
+            ("num_attention_heads", json!(heads)),
+            ("intermediate_size", json!((size("intermediate_size")? / 4).max(1))),
+        ];
+        small.extend(changes.map(|(key, value)| (key.to_string(), value)));
+        Some(small)
     }
 
     fn names(&self) -> NameTable {

@@ -30,6 +30,12 @@ pub trait Family: Send + Sync {
     /// vocabulary and tying.
     fn fresh(&self, sizes: &Sizes) -> Map<String, Value>;
 
+    /// The `config.json` of the small network that is trained beside a fresh one of this `config.json` and puts in the tokens
+    /// that the large one is to find.
+    fn generator(&self, _config: &Map<String, Value>) -> Option<Map<String, Value>> {
+        None
+    }
+
     /// What its weights are called.
     fn names(&self) -> NameTable;
 
@@ -48,15 +54,34 @@ pub trait Family: Send + Sync {
         spec
     }
 
+    /// How texts are damaged for a fresh encoder-decoder of the family to learn by restoring them.
+    fn damage(&self) -> Damage {
+        Damage::Spans
+    }
+
     /// What a fresh model of the family is made of.
     fn form(&self) -> Form {
         Form { gated: true, grouped_queries: true }
+    }
+
+    /// The settings of `config.json` that a recipe may give a fresh model, besides its sizes.
+    fn settings(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// The experts of a fresh model unless others are asked for; none in a family without experts.
     fn experts(&self) -> Option<ExpertSizes> {
         None
     }
+}
+
+/// How texts are damaged for a model that learns to restore them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// Spans give way to a sentinel each, and are what is written (Raffel et al. 2020).
+    Spans,
+    /// Spans give way to one mask each, sentences change places, and the whole text is written (Lewis et al. 2020).
+    Infilling,
 }
 
 /// What a fresh model is made of, its sizes apart.
@@ -117,4 +142,6 @@ pub struct Sizes {
     pub eos: Vec<u32>,
     /// The padding token.
     pub pad: Option<u32>,
+    /// What else `config.json` shall say: some of [`Family::settings`].
+    pub settings: Map<String, Value>,
 }

@@ -17,6 +17,7 @@ mod gemma3;
 mod gpt2;
 mod gpt_neox;
 mod jamba;
+mod led;
 mod likeness;
 mod llama;
 mod longformer;
@@ -27,10 +28,12 @@ mod mixtral;
 mod mixture;
 mod model;
 mod modernbert;
+mod mps;
 mod mt5;
 mod names;
 mod network;
 mod opt;
+mod parts;
 mod pegasus;
 mod phi3;
 mod qwen2;
@@ -51,11 +54,12 @@ mod zamba2;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
-pub use family::{ExpertSizes, Family, Form, Sizes};
+pub use family::{Damage, ExpertSizes, Family, Form, Sizes};
 pub use fused::Fused;
 pub use model::{Model, family};
 pub use names::{NameTable, Names};
 pub use network::{Network, Spec};
+pub use parts::{Parts, is_gguf};
 pub use rearrange::Rearrangement;
 
 /// Every family.
@@ -96,5 +100,7 @@ pub const ALL: &[&dyn Family] = &[
     &mt5::Mt5,
     &switch::SwitchTransformers,
     &bart::Bart,
+    &led::Led,
     &pegasus::Pegasus,
+    &mps::Mps,
 ];

@@ -16,7 +16,7 @@ use crate::roberta::after_padding;
 pub struct Longformer;
 
 /// How many tokens each layer's window has, itself apart: one number for all, or a list.
-fn windows(config: &ConfigJson<'_>, n_layers: usize) -> Result<Vec<usize>> {
+pub(crate) fn windows(config: &ConfigJson<'_>, n_layers: usize) -> Result<Vec<usize>> {
     let value = config.get("attention_window").cloned().unwrap_or(json!(512));
     let all = match &value {
         Value::Array(list) => list.iter().map(Value::as_u64).collect(),

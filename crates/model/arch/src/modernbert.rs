@@ -103,9 +103,11 @@ impl Family for ModernBert {
             other => return Err(Error::failed(format!("config.json has classifier_pooling = \"{other}\""))),
         };
         let head = |task, pool| HeadSpec { dense, norm: Some(norm), ..HeadSpec::linear(task, pool, 2) };
-        let out = Some(Output::Embedding { bias: config.flag("decoder_bias", true)? });
+        let bias = config.flag("decoder_bias", true)?;
+        let out = Some(Output::Embedding { bias });
         let heads = Heads {
             masked: HeadSpec { out, ..head(Task::Masked, None) },
+            untied: Output::Linear { width: 0, bias },
             replaced: None,
             text: head(Task::Label, Some(pool)),
             token: head(Task::Tokens, None),
@@ -130,6 +132,7 @@ impl Family for ModernBert {
             "local_rope_theta": 10_000.0,
             "rope_parameters": {"full_attention": rope(160_000.0), "sliding_attention": rope(10_000.0)},
             "norm_eps": 1e-5,
+            "tie_word_embeddings": true,
             "norm_bias": false,
             "attention_bias": false,
             "mlp_bias": false,

@@ -21,6 +21,7 @@ pub enum Spec {
 
 /// A network.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it, and it is hardly moved")]
 pub enum Network {
     /// Predicts the next token.
     Decoder(Decoder),
@@ -83,6 +84,21 @@ impl Spec {
         each!(Spec, self, spec => spec.parameters())
     }
 
+    /// Numbers in the matrices that each token passes through.
+    pub fn matrix_parameters(&self) -> u64 {
+        each!(Spec, self, spec => spec.matrix_parameters())
+    }
+
+    /// Floating-point operations of training on one token of a sequence of `seq`.
+    pub fn train_flops_per_token(&self, seq: usize) -> f64 {
+        each!(Spec, self, spec => spec.train_flops_per_token(seq))
+    }
+
+    /// Bytes that a training step on the CPU takes for `rows` tokens besides parameters, gradients and optimizer state.
+    pub fn activation_bytes(&self, rows: usize, recompute: bool, precision: Precision) -> f64 {
+        each!(Spec, self, spec => spec.activation_bytes(rows, recompute, precision))
+    }
+
     /// What kind it is, for people.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -111,6 +127,17 @@ impl Spec {
         match self {
             Spec::Encoder(spec) => Ok(spec),
             other => Err(wrong_kind("an encoder", other.kind())),
+        }
+    }
+
+    /// The encoder-decoder's numbers.
+    ///
+    /// # Errors
+    /// A network of another kind.
+    pub fn encoder_decoder(&self) -> Result<&EncoderDecoderSpec> {
+        match self {
+            Spec::EncoderDecoder(spec) => Ok(spec),
+            other => Err(wrong_kind("an encoder-decoder", other.kind())),
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::bart::{NAMES, kept};
 use crate::config::ConfigJson;
-use crate::family::{Family, Form, Sizes};
+use crate::family::{Damage, Family, Form, Sizes};
 use crate::names::NameTable;
 use crate::network::Spec;
 use crate::seq2seq::BartLike;
@@ -49,6 +49,10 @@ impl Family for Pegasus {
 
     fn rename(&self, name: &str) -> Option<String> {
         kept(name)
+    }
+
+    fn damage(&self) -> Damage {
+        Damage::Infilling
     }
 
     fn form(&self) -> Form {

@@ -92,6 +92,8 @@ pub struct Fresh {
     pub device: Device,
     /// Layers that write to the residual stream.
     pub writers: usize,
+    /// What stands before the names of a network beside another.
+    pub before: &'static str,
 }
 
 const STD: f32 = 0.02;
@@ -102,13 +104,18 @@ impl WeightSource for Fresh {
     }
 
     fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)> {
-        let name = self.names.in_file(want.name)?;
+        let name = format!("{}{}", self.before, self.names.in_file(want.name)?);
         let numbers = want.shape.iter().product();
         let mut rng = Rng::new(self.seed, &name);
         let data = match want.init {
             Init::Normal => rng.normal(numbers, STD),
             Init::Residual => rng.normal(numbers, STD / (self.writers as f32).sqrt()),
             Init::Uniform(bound) => (0..numbers).map(|_| (2.0 * rng.uniform() - 1.0) as f32 * bound).collect(),
+            Init::Factor { residual, factors, terms } => {
+                let product = if residual { STD / (self.writers as f32).sqrt() } else { STD };
+                let one = (f64::from(product) / terms.sqrt()).powf(1.0 / factors as f64);
+                rng.normal(numbers, one as f32)
+            }
             Init::Fill(value) => vec![value; numbers],
             Init::Each(f) => (0..numbers).map(f).collect(),
         };

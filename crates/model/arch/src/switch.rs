@@ -6,7 +6,7 @@ use cupola_nn::{FfnKind, LayerSpec, SwitchSpec};
 use serde_json::{Map, Value, json};
 
 use crate::config::ConfigJson;
-use crate::family::{Family, Form, Sizes};
+use crate::family::{ExpertSizes, Family, Form, Sizes};
 use crate::names::NameTable;
 use crate::network::Spec;
 use crate::rearrange::Rearrangement;
@@ -26,6 +26,9 @@ fn step(config: &ConfigJson<'_>, side: &str, n_layers: usize) -> Result<usize> {
         _ => Err(Error::failed(format!("`{key}` in config.json should be a number up to the {n_layers} layers"))),
     }
 }
+
+/// The experts of a fresh model; a token goes to one, whatever else is asked for.
+const USUAL: ExpertSizes = ExpertSizes { count: 4, per_token: 1, balance_loss: 0.01, z_loss: 0.001 };
 
 impl Family for SwitchTransformers {
     fn model_type(&self) -> &'static str {
@@ -68,18 +71,19 @@ impl Family for SwitchTransformers {
     fn fresh(&self, sizes: &Sizes) -> Map<String, Value> {
         let mut config = T5Like::fresh(sizes);
         let sparse = sizes.n_layers.div_ceil(2);
+        let experts = sizes.experts;
         config.extend([
             ("dense_act_fn".to_string(), json!("relu")),
-            ("num_experts".into(), json!(4)),
+            ("num_experts".into(), json!(experts.count)),
             // A quarter more than an even share.
-            ("expert_capacity".into(), json!((5 * sizes.max_seq_len).div_ceil(16))),
+            ("expert_capacity".into(), json!((5 * sizes.max_seq_len).div_ceil(4 * experts.count.max(1)))),
             ("num_sparse_encoder_layers".into(), json!(sparse)),
             ("num_sparse_decoder_layers".into(), json!(sparse)),
             ("router_bias".into(), json!(false)),
             ("router_jitter_noise".into(), json!(0.0)),
             ("router_ignore_padding_tokens".into(), json!(false)),
-            ("router_aux_loss_coef".into(), json!(0.01)),
-            ("router_z_loss_coef".into(), json!(0.001)),
+            ("router_aux_loss_coef".into(), json!(experts.balance_loss)),
+            ("router_z_loss_coef".into(), json!(experts.z_loss)),
         ]);
         config
     }
@@ -147,6 +151,10 @@ impl Family for SwitchTransformers {
 
     fn rename(&self, name: &str) -> Option<String> {
         kept(name)
+    }
+
+    fn experts(&self) -> Option<ExpertSizes> {
+        Some(USUAL)
     }
 
     fn form(&self) -> Form {

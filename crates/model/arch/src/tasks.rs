@@ -21,7 +21,8 @@ const CLASSES: &[(&str, Task)] = &[
 fn task(config: &ConfigJson<'_>) -> Result<Task> {
     let Some(classes) = config.texts("architectures")? else { return Ok(Task::Summary) };
     let Some(class) = classes.first() else { return Ok(Task::Summary) };
-    let found = CLASSES.iter().find(|(end, _)| class.ends_with(end));
+    // `…LMHeadModel` is a decoder.
+    let found = CLASSES.iter().find(|(end, _)| class.ends_with(end) && !class.contains("Head"));
     let known = || CLASSES.iter().map(|c| format!("…{}", c.0)).collect::<Vec<_>>().join(", ");
     found.map(|found| found.1).ok_or_else(|| {
         Error::failed(format!("config.json asks for the class {class}"))
@@ -57,8 +58,10 @@ fn text_task(config: &ConfigJson<'_>, labels: usize) -> Result<Task> {
 
 /// The heads of a family of encoders. Widths of last layers are filled in.
 pub(crate) struct Heads {
-    /// For words behind masks.
+    /// For words behind masks, with the embedding as its last layer.
     pub masked: HeadSpec,
+    /// The last layer where it is not the embedding.
+    pub untied: Output,
     /// For replaced tokens; families without learn words behind masks in pretraining.
     pub replaced: Option<HeadSpec>,
     /// For texts.
@@ -80,6 +83,7 @@ impl Heads {
         let out = Some(Output::Embedding { bias: true });
         Self {
             masked: HeadSpec { task: Task::Masked, pool: None, dense: Some(words), norm: Some(norm), out },
+            untied: Output::Words,
             replaced: None,
             text: first(Task::Label),
             token: HeadSpec::linear(Task::Tokens, None, 0),
@@ -94,7 +98,10 @@ impl Heads {
         let labels = if matches!(task, Task::Label | Task::Tokens) { labels(config)? } else { vec![] };
         let head = match task {
             Task::Replaced if self.replaced.is_some() => self.replaced,
-            Task::Masked | Task::Replaced => Some(words(self.masked, config.flag("tie_word_embeddings", true)?)),
+            Task::Masked | Task::Replaced => {
+                let tied = config.flag("tie_word_embeddings", true)?;
+                Some(if tied { self.masked } else { untied(self.masked, self.untied, stack.vocab_size) })
+            }
             Task::Label | Task::Labels | Task::Numbers => {
                 let task = text_task(config, labels.len())?;
                 Some(HeadSpec { task, ..sized(self.text, labels.len()) })
@@ -107,12 +114,13 @@ impl Heads {
     }
 }
 
-/// A head over words whose last layer is the embedding or its own.
-fn words(head: HeadSpec, tied: bool) -> HeadSpec {
-    match head.out {
-        Some(Output::Embedding { bias }) if !tied => HeadSpec { out: Some(Output::Words { bias }), ..head },
-        _ => head,
-    }
+/// A head over words whose last layer is not the embedding.
+fn untied(head: HeadSpec, out: Output, vocab_size: usize) -> HeadSpec {
+    let out = match out {
+        Output::Linear { bias, .. } => Output::Linear { width: vocab_size, bias },
+        other => other,
+    };
+    HeadSpec { out: Some(out), ..head }
 }
 
 /// A head with so many outputs.

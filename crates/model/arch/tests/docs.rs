@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use cupola_arch::{Family, Model, Sizes, Spec};
-use cupola_nn::{BlockSpec, Layout, NormKind};
+use cupola_nn::{BlockSpec, Layout, NormKind, Task};
 use cupola_testkit::fixture;
 use serde_json::Value;
 
@@ -35,6 +35,7 @@ fn sizes(family: &dyn Family) -> Sizes {
         bos: None,
         eos: vec![],
         pad: None,
+        settings: Default::default(),
         experts: family.experts().unwrap_or_default(),
     }
 }
@@ -87,13 +88,16 @@ fn row(family: &'static dyn Family) -> String {
     let spec = Model::fresh_spec(family, &sizes(family)).unwrap();
     let (kind, objectives) = match &spec {
         Spec::Decoder(_) => ("decoder", "causal"),
+        Spec::Encoder(spec) if spec.head.is_some_and(|head| head.task == Task::Replaced) => ("encoder", "replaced"),
         Spec::Encoder(_) => ("encoder", "masked"),
-        Spec::EncoderDecoder(_) => ("encoder-decoder", "causal on what the encoder read"),
+        Spec::EncoderDecoder(_) => ("encoder-decoder", "span corruption; denoising"),
     };
     let stack = spec.stack();
-    let layers = || stack.blocks.iter().flat_map(|b| &b.layers);
+    let writer = spec.encoder_decoder().ok().map(|spec| &spec.decoder);
+    let layers = || [stack].into_iter().chain(writer).flat_map(|s| &s.blocks).flat_map(|b| &b.layers);
     let of = |ffn: bool| layers().filter(move |(name, _)| (*name == "ffn") == ffn).map(|(_, layer)| layer.kind());
-    let learned = stack.embedding.positions.map(|_| "learned".to_string());
+    let table = if stack.embedding.sinusoids { "sinusoids" } else { "learned" };
+    let learned = stack.embedding.positions.map(|_| table.to_string());
     let positions = learned.into_iter().chain(of(false).filter_map(|l| l.positions().map(String::from)));
     let columns = [
         format!("`{}`", family.model_type()),

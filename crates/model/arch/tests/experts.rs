@@ -62,6 +62,7 @@ fn sizes() -> Sizes {
         bos: None,
         eos: vec![],
         pad: None,
+        settings: Default::default(),
     }
 }
 

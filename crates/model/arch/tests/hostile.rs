@@ -167,6 +167,7 @@ fn a_family_describes_its_fresh_models() {
             eos: vec![2],
             pad: None,
             experts: family.experts().unwrap_or_default(),
+            settings: Default::default(),
         };
         let spec = Model::fresh_spec(*family, &sizes).unwrap();
         assert_eq!(spec.stack().d_model, 64, "{}", family.model_type());

@@ -153,6 +153,7 @@ fn fresh_models_learn_what_takes_a_memory() {
         bos: None,
         eos: vec![],
         pad: None,
+        settings: Default::default(),
         experts: Default::default(),
     };
     let (rows, seq, steps) = (16, 18, 200);

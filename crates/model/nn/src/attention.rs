@@ -80,6 +80,7 @@ impl LayerKind for AttentionSpec {
 
     fn positions(&self) -> Option<&'static str> {
         match (&self.rope, self.alibi) {
+            (None, None) if self.relative => Some("relative, learned"),
             (Some(_), _) => Some("rotary"),
             (None, Some(_)) => Some("ALiBi"),
             (None, None) => None,

@@ -1,5 +1,6 @@
 //! A language model that predicts the next token: a stack of blocks and an output layer.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use burn::tensor::activation::log_softmax;
@@ -15,6 +16,12 @@ use crate::source::{Scope, WeightSource};
 use crate::spec::DecoderSpec;
 use crate::stack::Stack;
 
+/// Something that has a word in what a decoder predicts, such as a memory.
+pub trait Readout: Debug + Send + Sync {
+    /// The logits `[N, V]` that come of the model's own ones and of the hidden states `[N, D]` they were made from.
+    fn mix(&self, hidden: &Tensor<2>, logits: Tensor<2>) -> Tensor<2>;
+}
+
 /// Token embedding, blocks, a last norm, and the output layer.
 #[derive(Clone, Debug)]
 pub struct Decoder {
@@ -23,6 +30,7 @@ pub struct Decoder {
     /// Back to the width of the embedding.
     narrow: Option<Linear>,
     head: Option<Linear>,
+    readout: Option<Arc<dyn Readout>>,
 }
 
 impl Decoder {
@@ -40,7 +48,7 @@ impl Decoder {
             true => None,
             false => Some(scope.linear("head", [spec.stack.vocab_size, width], false)?),
         };
-        Ok(Self { spec, stack, narrow, head })
+        Ok(Self { spec, stack, narrow, head, readout: None })
     }
 
     /// The numbers that make it.
@@ -82,8 +90,21 @@ impl Decoder {
         self.narrowed(self.stack.step(ids, steps))
     }
 
+    /// Gives something a word in what is predicted from now on; training does not hear it.
+    pub fn set_readout(&mut self, readout: Option<Arc<dyn Readout>>) {
+        self.readout = readout;
+    }
+
     /// The logits of hidden states, `[N, V]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        match &self.readout {
+            Some(readout) => readout.mix(&hidden, self.own_logits(hidden.clone())),
+            None => self.own_logits(hidden),
+        }
+    }
+
+    /// The same from the model alone.
+    fn own_logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         let logits = match &self.head {
             Some(head) => head.forward(hidden),
             None => cupola_ops::linear(hidden, self.stack.embedding.tokens.value(), None, self.stack.precision),
@@ -124,7 +145,7 @@ impl Decoder {
         let (x, precision) = (self.narrowed(hidden.last), self.stack.precision);
         let loss = if self.spec.soft_cap.is_some() {
             let weights = Tensor::from_data(&weights[..], &self.device());
-            (self.capped_nll(x, targets) * weights).sum()
+            (nll_of(self.own_logits(x), targets) * weights).sum()
         } else {
             cupola_ops::linear_cross_entropy(x, self.head_weight(), targets, weights, form, precision)
         };
@@ -135,20 +156,11 @@ impl Decoder {
     /// The negative log-likelihood of each target, `[B·T]`.
     pub fn nll(&self, batch: &Batch, targets: &Arc<[i32]>) -> Tensor<1> {
         let hidden = self.hidden(batch);
-        match self.spec.soft_cap {
-            Some(_) => self.capped_nll(hidden, targets),
-            None => cupola_ops::linear_nll(hidden, self.head_weight(), targets, self.stack.precision),
+        // The fused loss knows neither caps nor readouts.
+        match self.spec.soft_cap.is_some() || self.readout.is_some() {
+            true => nll_of(self.logits(hidden), targets),
+            false => cupola_ops::linear_nll(hidden, self.head_weight(), targets, self.stack.precision),
         }
-    }
-
-    /// The same where the logits have a soft cap, which the fused loss does not know: all of them are computed.
-    fn capped_nll(&self, hidden: Tensor<2>, targets: &Arc<[i32]>) -> Tensor<1> {
-        let (rows, device) = (targets.len(), hidden.device());
-        let at: Vec<i32> = targets.iter().map(|t| if *t == IGNORE { 0 } else { *t }).collect();
-        let counts: Vec<f32> = targets.iter().map(|t| f32::from(*t != IGNORE)).collect();
-        let at = Tensor::<1, burn::tensor::Int>::from_data(&at[..], &device).reshape([rows, 1]);
-        let found: Tensor<1> = log_softmax(self.logits(hidden), 1).gather(1, at).reshape([rows]);
-        found.neg() * Tensor::from_data(&counts[..], &device)
     }
 
     /// What the products of dense weights and of attention multiply.
@@ -182,6 +194,16 @@ impl Decoder {
 fn counted(targets: &[i32], weights: &[f32]) -> f32 {
     let sum: f64 = targets.iter().zip(weights).filter(|(t, _)| **t != IGNORE).map(|(_, w)| f64::from(*w)).sum();
     sum as f32
+}
+
+/// The negative log-likelihood of each target where all logits are there, `[N]`.
+fn nll_of(logits: Tensor<2>, targets: &Arc<[i32]>) -> Tensor<1> {
+    let (rows, device) = (targets.len(), logits.device());
+    let at: Vec<i32> = targets.iter().map(|t| if *t == IGNORE { 0 } else { *t }).collect();
+    let counts: Vec<f32> = targets.iter().map(|t| f32::from(*t != IGNORE)).collect();
+    let at = Tensor::<1, burn::tensor::Int>::from_data(&at[..], &device).reshape([rows, 1]);
+    let found: Tensor<1> = log_softmax(logits, 1).gather(1, at).reshape([rows]);
+    found.neg() * Tensor::from_data(&counts[..], &device)
 }
 
 impl Module for Decoder {

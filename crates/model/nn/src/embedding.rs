@@ -120,6 +120,18 @@ impl Embedding {
         })
     }
 
+    /// Takes the tables of another, or none for now; norm and layers stay its own.
+    pub(crate) fn take_tables(&mut self, other: Option<&Self>) {
+        let empty = |own: &Param<2>| Param::new(own.name(), Tensor::zeros([1, 1], &own.plain().device()));
+        self.tokens = other.map_or_else(|| empty(&self.tokens), |other| other.tokens.clone());
+        for (own, table) in [
+            (&mut self.positions, other.map(|other| &other.positions)),
+            (&mut self.types, other.map(|other| &other.types)),
+        ] {
+            *own = table.map_or_else(|| own.as_ref().map(empty), Clone::clone);
+        }
+    }
+
     /// The vectors of tokens, `[N, D]`, out of a table `[V, width]`: its own or another stack's.
     pub(crate) fn forward_of(
         &self,
@@ -141,14 +153,13 @@ impl Embedding {
         }
         if let (Some(table), Some(spec)) = (&self.positions, self.spec.positions) {
             let places = || positions.iter().zip(ids.iter());
-            let padded = |id: u32| self.spec.padding == Some(id);
+            let padded = |id: u32| !spec.count_padding && self.spec.padding == Some(id);
             x = x + match spec.offset as u32 {
                 0 => cupola_ops::embedding(table.value(), positions),
                 offset => {
-                    let rows = places()
-                        .map(|(p, id)| if padded(*id) && !spec.count_padding { offset - 1 } else { p + offset })
-                        .collect();
-                    self.unlearned(cupola_ops::embedding(table.value(), &rows), ids)
+                    let rows = places().map(|(p, id)| if padded(*id) { offset - 1 } else { p + offset }).collect();
+                    let x = cupola_ops::embedding(table.value(), &rows);
+                    if spec.count_padding { x } else { self.unlearned(x, ids) }
                 }
             };
         }

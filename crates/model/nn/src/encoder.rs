@@ -12,7 +12,6 @@ use crate::block::BlockSpec;
 use crate::heads::{Head, HeadSpec, Output, Targets};
 use crate::module::{Module, Piece};
 use crate::source::{Count, Scope, WeightSource};
-use crate::spec::DecoderSpec;
 use crate::stack::{Stack, StackSpec};
 
 /// Blocks that several layers share (ALBERT, Lan et al. 2020).
@@ -104,11 +103,9 @@ impl EncoderSpec {
         6.0 * self.matrix_parameters() as f64 + 3.0 * mixing
     }
 
-    /// Bytes that a training step takes as [`DecoderSpec::activation_bytes`] counts them.
+    /// Bytes that a training step takes as [`StackSpec::activation_bytes`] counts them.
     pub fn activation_bytes(&self, rows: usize, recompute: bool, precision: Precision) -> f64 {
-        let stack = self.unrolled().stack;
-        let like = DecoderSpec { stack, tie_embeddings: true, soft_cap: None, bos: None, eos: vec![], pad: None };
-        like.activation_bytes(rows, recompute, precision)
+        self.unrolled().stack.activation_bytes(rows, recompute, precision)
     }
 
     /// Tokens of texts in rows as this encoder wants them; `texts` are their places in the rows.
@@ -179,6 +176,20 @@ impl Encoder {
             Some(head) => head.scores(head.read(hidden, batch), self.stack.embedding.tokens.value(), self.precision()),
             None => hidden,
         }
+    }
+
+    /// The same of some tokens only, where the head reads tokens.
+    pub fn scores_at(&self, hidden: Tensor<2>, rows: &Arc<[u32]>) -> Tensor<2> {
+        let some = cupola_ops::embedding(hidden, rows);
+        match &self.head {
+            Some(head) => head.scores(some, self.stack.embedding.tokens.value(), self.precision()),
+            None => some,
+        }
+    }
+
+    /// Looks its tokens up in another's tables from now on, or in none; whoever trains them trains the other's.
+    pub fn share_tables(&mut self, other: Option<&Self>) {
+        self.stack.embedding.take_tables(other.map(|other| &other.stack.embedding));
     }
 
     /// `sum_i weights[i] · loss_i`, `[1]`: a loss and a weight for each token, or for each text where the head reads those.

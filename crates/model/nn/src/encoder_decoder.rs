@@ -94,6 +94,38 @@ impl EncoderDecoderSpec {
         6.0 * products + 3.0 * (mixing(&self.encoder, source) + mixing(&self.decoder, target))
     }
 
+    /// Floating-point operations of training on one token of a pair of texts of `seq` each.
+    pub fn train_flops_per_token(&self, seq: usize) -> f64 {
+        self.train_flops(seq, seq) / (2 * seq.max(1)) as f64
+    }
+
+    /// Bytes that a training step on the CPU takes for `rows` tokens on each side besides parameters, gradients and optimizer
+    /// state: what both sides keep, and the logits once. Scores with relative positions, which are whole matrices, are
+    /// counted for a row of [`StackSpec::max_seq_len`].
+    pub fn activation_bytes(&self, rows: usize, recompute: bool, precision: Precision) -> f64 {
+        let d = self.decoder.d_model;
+        let side = |stack: &StackSpec, recompute: bool| {
+            let (mut all, mut largest, mut wide) = (0, 0, 0);
+            for block in &stack.blocks {
+                let scores = |layer: &LayerSpec| match layer {
+                    // Scores before and after the bias and the softmax, and which are hidden.
+                    LayerSpec::Attention(a) if a.relative => 4 * a.n_heads * stack.max_seq_len,
+                    _ => 0,
+                };
+                let of_layer = |layer: &LayerSpec| 2 * d + layer.kind().kept(d, precision) + scores(layer);
+                let kept: usize = block.layers.iter().map(|(_, layer)| of_layer(layer)).sum();
+                (all, largest) = (all + kept, largest.max(kept));
+                wide = block.layers.iter().map(|(_, layer)| layer.kind().passing(rows)).max().unwrap_or(0).max(wide);
+            }
+            let kept = if recompute { stack.blocks.len() * d + largest } else { all };
+            rows * (kept + 3 * d) + wide
+        };
+        let vocab = self.encoder.vocab_size;
+        let logits = cupola_ops::loss_rows(rows, vocab) * vocab;
+        let packed = if cupola_ops::loss_packs(rows, vocab) { vocab * d } else { 0 };
+        4.0 * (side(&self.encoder, recompute) + side(&self.decoder, false) + logits + packed) as f64
+    }
+
     /// Bytes of what a model remembers of a text of `source` tokens and the `target` tokens that it has written.
     pub fn cache_bytes(&self, source: usize, target: usize) -> usize {
         let layers = self.decoder.blocks.iter().flat_map(|b| &b.layers);
@@ -184,13 +216,24 @@ impl EncoderDecoder {
         HiddenStates { encoder, decoder }
     }
 
+    /// A cache of a text that has not been read.
+    pub fn empty_cache(&self) -> Cache {
+        self.decoder.cache()
+    }
+
     /// Reads texts: for each a cache that holds what the decoder's layers need of it.
     pub fn read(&self, texts: &[&[u32]]) -> Vec<Cache> {
         let (batch, real) = filled(texts, self.spec.padding());
         self.read_batch(&batch, &real)
     }
 
-    /// The same of rows of which `real` holds text.
+    /// Reads one text.
+    pub fn read_one(&self, text: &[u32]) -> Cache {
+        let (batch, real) = filled(&[text], self.spec.padding());
+        self.decoder.remember(&self.encoder.hidden(&batch).last.narrow(0, 0, real[0].len()))
+    }
+
+    /// As [`Self::read`] of rows of which `real` holds text; no part is empty.
     pub fn read_batch(&self, batch: &Batch, real: &[Range<usize>]) -> Vec<Cache> {
         let (states, seq) = (self.encoder.hidden(batch).last, batch.seq());
         let of_row = |(row, part): (usize, &Range<usize>)| {

@@ -88,11 +88,8 @@ pub enum Output {
         /// Whether it has a bias.
         bias: bool,
     },
-    /// A layer with a row for each word, and a bias that files keep where they keep the embedding's.
-    Words {
-        /// Whether it has that bias.
-        bias: bool,
-    },
+    /// A layer with a row and a bias for each word, beside which files keep the bias that the embedding would have.
+    Words,
     /// A layer of this width.
     Linear {
         /// Its width.
@@ -131,7 +128,7 @@ pub struct Head {
     dense: Option<Linear>,
     norm: Option<Norm>,
     out: Option<Linear>,
-    /// The bias of a last layer over words, `[V]`.
+    /// The bias of the embedding as the last layer, `[V]`.
     bias: Option<Param<1>>,
 }
 
@@ -158,7 +155,7 @@ impl Head {
         let (out, bias) = match spec.out {
             None => (None, false),
             Some(Output::Embedding { bias }) => (None, bias),
-            Some(Output::Words { bias }) => (Some(scope.linear("out", [vocab_size, width], false)?), bias),
+            Some(Output::Words) => (Some(scope.linear("out", [vocab_size, width], true)?), true),
             Some(Output::Linear { width: n, bias }) => (Some(scope.linear("out", [n, width], bias)?), false),
         };
         let bias = bias.then(|| scope.param("bias", [vocab_size], Init::Fill(0.0))).transpose()?;
@@ -181,14 +178,9 @@ impl Head {
     /// Scores of what it reads, `[rows, width]`; `embedding` `[V, E]` is the last layer where there is no other.
     pub fn scores(&self, x: Tensor<2>, embedding: Tensor<2>, precision: Precision) -> Tensor<2> {
         let x = self.squashed(x);
-        let bias = self.bias.as_ref().map(Param::value);
         match (&self.out, self.spec.out) {
-            (Some(out), Some(Output::Words { .. })) => match bias {
-                Some(bias) => out.forward(x) + bias.unsqueeze::<2>(),
-                None => out.forward(x),
-            },
             (Some(out), _) => out.forward(x),
-            (None, Some(_)) => cupola_ops::linear(x, embedding, bias, precision),
+            (None, Some(_)) => cupola_ops::linear(x, embedding, self.bias.as_ref().map(Param::value), precision),
             (None, None) => x,
         }
     }
@@ -251,7 +243,7 @@ impl Module for Head {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
         self.dense.pieces(out);
         self.norm.pieces(out);
-        let words = matches!(self.spec.out, Some(Output::Words { .. }));
+        let words = self.spec.task == Task::Masked;
         out.extend(self.out.as_mut().map(|l| if words { Piece::Output(l) } else { Piece::Linear(l) }));
         out.extend(self.bias.as_mut().map(|bias| Piece::Param(ParamMut::Vector(bias))));
     }
@@ -277,7 +269,7 @@ pub fn pooled(pool: Pool, hidden: Tensor<2>, batch: &Batch) -> Tensor<2> {
 }
 
 /// `sum_i weights[i] · nll_i` of scores `[N, C]`; a class of [`IGNORE`] counts nothing.
-fn cross_entropy(scores: Tensor<2>, classes: &[i32], weights: &[f32]) -> Tensor<1> {
+pub fn cross_entropy(scores: Tensor<2>, classes: &[i32], weights: &[f32]) -> Tensor<1> {
     let (rows, device) = (classes.len(), scores.device());
     let at: Vec<i32> = classes.iter().map(|class| (*class).max(0)).collect();
     let counted = classes.iter().zip(weights).map(|(class, weight)| if *class == IGNORE { 0.0 } else { *weight });

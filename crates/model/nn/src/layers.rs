@@ -14,6 +14,7 @@ use crate::mamba::MambaSpec;
 use crate::mamba2::Mamba2Spec;
 use crate::rwkv::{ChannelMixSpec, TimeMixSpec};
 use crate::switch::SwitchSpec;
+use crate::tensor_train::FactoredSpec;
 
 /// The numbers of a layer, whichever it is.
 macro_rules! layers {
@@ -70,4 +71,6 @@ layers! {
     Switch(SwitchSpec),
     /// Multi-head latent attention.
     LatentAttention(LatentAttentionSpec),
+    /// A layer whose weights are tensor trains.
+    Factored(FactoredSpec),
 }

@@ -1,4 +1,4 @@
-//! A linear layer: dense or quantized, with or without an adapter.
+//! A linear layer: dense, quantized or factored, with or without an adapter.
 
 use burn::tensor::{Device, Tensor};
 use cupola_artifact::{HostTensor, Result, StateDict};
@@ -6,6 +6,7 @@ use cupola_ops::{Int8Weight, LinearTensors, Precision};
 
 use crate::lora::Lora;
 use crate::param::{Param, ParamMut};
+use crate::tensor_train::TensorTrain;
 
 /// What kind of weights a linear layer holds.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub enum Weight {
         /// Where products run.
         device: Device,
     },
+    /// A product of cores.
+    Train(TensorTrain),
 }
 
 impl Weight {
@@ -29,6 +32,7 @@ impl Weight {
         match self {
             Weight::Dense(param) => param.name(),
             Weight::Int8 { name, .. } => name,
+            Weight::Train(train) => train.name(),
         }
     }
 
@@ -37,6 +41,7 @@ impl Weight {
         match self {
             Weight::Dense(param) => param.value().dims(),
             Weight::Int8 { weight, .. } => [weight.d_out, weight.d_in],
+            Weight::Train(train) => train.dims(),
         }
     }
 
@@ -45,16 +50,18 @@ impl Weight {
         match self {
             Weight::Dense(param) => param.value().device().without_autodiff(),
             Weight::Int8 { device, .. } => device.clone(),
+            Weight::Train(train) => train.device().without_autodiff(),
         }
     }
 
-    /// The weight as a float tensor; decoded when it is quantized.
+    /// The weight as a float tensor; decoded when it is quantized, multiplied out when it is factored.
     pub fn dense(&self) -> Tensor<2> {
         match self {
             Weight::Dense(param) => param.value(),
             Weight::Int8 { weight, device, .. } => {
                 cupola_ops::from_vec(weight.dequantize(), [weight.d_out, weight.d_in], device)
             }
+            Weight::Train(train) => train.dense(),
         }
     }
 
@@ -65,6 +72,7 @@ impl Weight {
                 let y = cupola_ops::linear_int8(x, weight);
                 bias.map_or_else(|| y.clone(), |bias| y.clone() + bias.unsqueeze::<2>())
             }
+            Weight::Train(train) => train.product(x, bias, precision),
         }
     }
 }
@@ -93,10 +101,13 @@ impl Linear {
         }
     }
 
-    /// Weight and bias, where `y = x·wᵀ + b` of 32-bit floats is all that it computes.
+    /// Weight and bias, where `y = x·wᵀ + b` of 32-bit floats is all that it computes for many rows.
     pub(crate) fn plain(&self) -> Option<LinearTensors> {
         match (&self.weight, &self.lora) {
             (Weight::Dense(param), None) => Some((param.value(), self.bias.as_ref().map(Param::value))),
+            (Weight::Train(train), None) if train.is_whole_for_many() => {
+                Some((train.dense(), self.bias.as_ref().map(Param::value)))
+            }
             _ => None,
         }
     }
@@ -104,7 +115,7 @@ impl Linear {
     /// Adds the adapter to the weight and removes it.
     ///
     /// # Errors
-    /// When the weight is quantized.
+    /// When the weight is quantized or factored.
     pub fn merge_adapter(&mut self) -> Result<()> {
         let Some(lora) = self.lora.take() else { return Ok(()) };
         match &mut self.weight {
@@ -117,6 +128,11 @@ impl Linear {
                 let message = format!("{name} is quantized: an adapter cannot be merged into it");
                 self.lora = Some(lora);
                 Err(cupola_artifact::Error::failed(message).with_hint("merge the adapter first, then compress"))
+            }
+            Weight::Train(train) => {
+                let message = format!("{} is a product of cores: an adapter cannot be merged into it", train.name());
+                self.lora = Some(lora);
+                Err(cupola_artifact::Error::failed(message).with_hint("train all weights instead of adapters"))
             }
         }
     }
@@ -133,8 +149,10 @@ impl Linear {
 
     /// Its parameters, the adapter's last.
     pub fn params_mut<'a>(&'a mut self, out: &mut Vec<ParamMut<'a>>) {
-        if let Weight::Dense(param) = &mut self.weight {
-            out.push(ParamMut::Matrix(param));
+        match &mut self.weight {
+            Weight::Dense(param) => out.push(ParamMut::Matrix(param)),
+            Weight::Train(train) => out.extend(train.cores.iter_mut().map(ParamMut::Matrix)),
+            Weight::Int8 { .. } => {}
         }
         if let Some(bias) = &mut self.bias {
             out.push(ParamMut::Vector(bias));
@@ -155,6 +173,7 @@ impl Linear {
                 let groups = w.scales.len() / w.d_out.max(1);
                 out.insert(scale_name(name), HostTensor::from_f32(vec![w.d_out, groups], &w.scales));
             }
+            Weight::Train(train) => out.extend(train.cores.iter().map(|c| (c.name().to_string(), c.to_host()))),
         }
         if let Some(bias) = &self.bias {
             out.insert(bias.name().to_string(), bias.to_host());

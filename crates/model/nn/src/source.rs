@@ -11,6 +11,7 @@ use crate::linear::{Linear, Weight};
 use crate::norm::{Norm, NormSpec};
 use crate::param::Param;
 use crate::rope::{Angles, RopeSpec};
+use crate::tensor_train::{TensorTrain, TrainSpec};
 
 /// What a fresh weight is filled with.
 #[derive(Clone, Copy)]
@@ -24,6 +25,16 @@ pub enum Init<'a> {
     Uniform(f32),
     /// One number everywhere.
     Fill(f32),
+    /// One of `factors` numbers whose products, summed over `terms` of them, deviate as [`Init::Normal`], or as
+    /// [`Init::Residual`].
+    Factor {
+        /// As which.
+        residual: bool,
+        /// Numbers of a product.
+        factors: usize,
+        /// Products of a sum.
+        terms: f64,
+    },
     /// The number for each place.
     Each(&'a dyn Fn(usize) -> f32),
 }
@@ -33,7 +44,7 @@ pub enum Init<'a> {
 pub enum Use {
     /// A matrix that every token is multiplied by.
     Product,
-    /// Matrices of which each token is multiplied by this share.
+    /// Matrices of which each token is multiplied by this share, or so many times.
     Share(f64),
     /// A table with a row for each token, position or the like.
     Table,
@@ -89,18 +100,25 @@ pub struct Scope<'a> {
     source: &'a mut dyn WeightSource,
     angles: &'a mut Vec<Arc<Angles>>,
     path: String,
+    /// What linear layers have for weights, if not matrices.
+    train: Option<TrainSpec>,
 }
 
 impl<'a> Scope<'a> {
     /// The root. `angles` collects the rotary positions, which layers with equal settings share.
     pub fn root(source: &'a mut dyn WeightSource, angles: &'a mut Vec<Arc<Angles>>) -> Self {
-        Self { source, angles, path: String::new() }
+        Self { source, angles, path: String::new(), train: None }
     }
 
     /// A place inside this one.
     pub fn at(&mut self, part: impl Display) -> Scope<'_> {
         let path = self.name(part);
-        Scope { source: &mut *self.source, angles: &mut *self.angles, path }
+        Scope { source: &mut *self.source, angles: &mut *self.angles, path, train: self.train }
+    }
+
+    /// This place, with tensor trains for the weights of linear layers.
+    pub fn factored(&mut self, train: TrainSpec) -> Scope<'_> {
+        Scope { train: Some(train), ..self.at("") }
     }
 
     /// Where the tensors go.
@@ -191,10 +209,13 @@ impl<'a> Scope<'a> {
     pub fn linear_of(&mut self, part: &str, shape: [usize; 2], bias: bool, init: Init<'_>) -> Result<Linear> {
         let mut here = self.at(part);
         let name = here.name("weight");
-        let quantized = here.source.quantized(&Want { name: &name, shape: &shape, init, purpose: Use::Product })?;
-        let weight = match quantized {
-            Some(weight) => weight,
-            None => Weight::Dense(here.param_for("weight", shape, init, Use::Product)?),
+        let want = Want { name: &name, shape: &shape, init, purpose: Use::Product };
+        let weight = match here.train {
+            Some(train) => Weight::Train(TensorTrain::build(&mut here, train, shape, init)?),
+            None => match here.source.quantized(&want)? {
+                Some(weight) => weight,
+                None => Weight::Dense(here.param_for("weight", shape, init, Use::Product)?),
+            },
         };
         let bias = bias.then(|| here.param("bias", [shape[0]], Init::Fill(0.0))).transpose()?;
         Ok(Linear { weight, bias, lora: None, precision: Precision::F32 })

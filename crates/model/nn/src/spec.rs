@@ -69,6 +69,13 @@ impl DecoderSpec {
         layers.map(|(_, layer)| layer.kind().remembered(self.d_model, len) * size_of::<f32>()).sum()
     }
 
+    /// Bytes that a training step takes, as [`StackSpec::activation_bytes`] counts them.
+    pub fn activation_bytes(&self, rows: usize, recompute: bool, precision: Precision) -> f64 {
+        self.stack.activation_bytes(rows, recompute, precision)
+    }
+}
+
+impl StackSpec {
     /// Bytes that a training step on the CPU takes for `rows` tokens at once besides parameters, gradients and optimizer
     /// state: what the blocks keep for the backward pass, or with `recompute` their inputs and one block's; one block's
     /// gradients; and the loss's logits, packed weights and gradients.

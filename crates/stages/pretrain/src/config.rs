@@ -1,11 +1,13 @@
 //! The settings of pretraining, and what follows from its one dial.
 
-use cupola_arch::{ExpertSizes, Family, Form, Sizes};
+use cupola_arch::{ExpertSizes, Family, Form, Sizes, Spec};
 use cupola_artifact::{Error, Result};
+use cupola_nn::Task;
 use cupola_tokenizer::Tokenizer;
 use cupola_train::PrecisionSetting;
 use cupola_train::optim::{AdjustLr, StateType};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// The settings. Only `data`, `tokenizer` and `depth` are asked for; the others follow from `depth` unless given.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,8 +18,20 @@ pub struct PretrainConfig {
     /// The tokenizer: a tokenizer stage or a directory with a `tokenizer.json`.
     pub tokenizer: String,
     /// The family of the model.
-    #[serde(default = "default_family")]
+    #[serde(default = "default_family", alias = "architecture")]
     pub family: String,
+    /// What is learned, as the family has it: `causal`, the next token; `masked`, hidden tokens; `replaced`, which tokens a
+    /// small generator put in.
+    pub objective: Option<Learned>,
+    /// The share of tokens that are hidden.
+    #[serde(default = "default_mask_share")]
+    pub mask_share: f64,
+    /// Whether the tokens of a word are hidden together.
+    #[serde(default)]
+    pub whole_word: bool,
+    /// Settings of `config.json` that only this family has.
+    #[serde(default)]
+    pub settings: Map<String, Value>,
     /// The one dial: how many blocks. Width, heads, batch, learning rate and tokens follow.
     pub depth: usize,
     /// Width of the residual stream.
@@ -80,6 +94,13 @@ pub struct PretrainConfig {
     /// The largest norm of the gradient; 0 is none.
     #[serde(default = "default_clip")]
     pub clip: f64,
+    /// The share of each target that all tokens divide equally (Szegedy et al. 2016), in training only.
+    #[serde(default)]
+    pub label_smoothing: f32,
+    /// The weight of the squared log-sum-exp of the logits, which keeps them from drifting (Chowdhery et al. 2022), in
+    /// training only; PaLM's is 1e-4.
+    #[serde(default)]
+    pub z_loss: f32,
     /// What matrix products multiply: `auto`, `f32`, `bf16` or `f16`.
     #[serde(default)]
     pub precision: PrecisionSetting,
@@ -100,6 +121,23 @@ pub struct PretrainConfig {
     pub checkpoints: u64,
 }
 
+/// What a model learns from text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learned {
+    /// The next token.
+    Causal,
+    /// Hidden tokens (Devlin et al. 2019).
+    Masked,
+    /// Which tokens were replaced (Clark et al. 2020).
+    Replaced,
+    /// A text whole that was damaged (Raffel et al. 2020, Lewis et al. 2020).
+    Denoised,
+}
+
+fn default_mask_share() -> f64 {
+    0.15
+}
 fn default_family() -> String {
     "llama".into()
 }
@@ -249,6 +287,15 @@ impl PretrainConfig {
         if !(lr > 0.0 && lr.is_finite() && (0.0..=1.0).contains(&self.warmup)) {
             return wrong(format!("lr = {lr} must be positive and warmup = {} between 0 and 1", self.warmup));
         }
+        if !(self.mask_share > 0.0 && self.mask_share < 1.0) {
+            return wrong(format!("mask_share = {} is not between 0 and 1", self.mask_share));
+        }
+        if !((0.0..1.0).contains(&self.label_smoothing) && self.z_loss >= 0.0 && self.z_loss.is_finite()) {
+            return wrong(format!(
+                "label_smoothing = {} must be at least 0 and below 1, and z_loss = {} at least 0",
+                self.label_smoothing, self.z_loss
+            ));
+        }
         let d_head = d_model / n_heads;
         let experts = self.experts(family, &mut rules)?;
         Ok(Derived {
@@ -325,6 +372,30 @@ impl PretrainConfig {
             bos: tokenizer.and_then(Tokenizer::bos),
             eos: tokenizer.map(|t| t.stop_ids().to_vec()).unwrap_or_default(),
             pad: tokenizer.and_then(Tokenizer::pad),
+            settings: self.settings.clone(),
+        }
+    }
+
+    /// What a model of these numbers learns.
+    ///
+    /// # Errors
+    /// When the recipe asks for something else.
+    pub fn learned(&self, spec: &Spec) -> Result<Learned> {
+        let learned = match spec {
+            Spec::Encoder(spec) => match spec.head.map(|head| head.task) {
+                Some(Task::Replaced) => Learned::Replaced,
+                _ => Learned::Masked,
+            },
+            Spec::EncoderDecoder(_) => Learned::Denoised,
+            Spec::Decoder(_) => Learned::Causal,
+        };
+        match self.objective {
+            Some(asked) if asked != learned => {
+                let message = format!("the family `{}` does not learn `objective = {asked:?}`", self.family);
+                Err(Error::usage(message.to_lowercase())
+                    .with_hint(format!("leave it out: it learns {learned:?}").to_lowercase()))
+            }
+            _ => Ok(learned),
         }
     }
 
@@ -369,6 +440,30 @@ mod tests {
         assert!(error("experts = 4").contains("the family `llama` has no experts"));
         assert!(error("family = 'mixtral'\nexperts = 1").contains("experts_per_token = 2 of experts = 1"));
         assert!(error("family = 'mixtral'\nbalance_loss = -1.0").contains("must not be negative"));
+    }
+
+    #[test]
+    fn settings_of_the_loss_outside_their_range_are_refused() {
+        assert!(config("label_smoothing = 0.1\nz_loss = 1e-4").derive().is_ok());
+        for wrong in ["label_smoothing = 1.0", "label_smoothing = -0.1", "z_loss = -1e-4", "z_loss = inf"] {
+            let error = config(wrong).derive().unwrap_err();
+            assert!(error.to_string().contains("label_smoothing = "), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn settings_of_the_family_reach_its_configuration_and_others_are_refused() {
+        let fresh = |more: &str| {
+            let config = config(more);
+            let sizes = config.sizes(&config.derive()?, 1000, None);
+            cupola_arch::Model::fresh_spec(cupola_arch::family(&config.family)?, &sizes).map(|s| s.parameters())
+        };
+        let bond = |bond: usize| fresh(&format!("family = 'cupola_mps'\nsettings = {{ bond_dimension = {bond} }}"));
+        assert!(bond(4).unwrap() < bond(8).unwrap());
+        let error = fresh("family = 'cupola_mps'\nsettings = { bond_dimensions = 4 }").unwrap_err();
+        assert!(error.to_string().contains("`cupola_mps` has no setting `bond_dimensions`"), "{error}");
+        assert!(error.hint().unwrap().contains("`bond_dimension`"));
+        assert!(fresh("settings = { bond_dimension = 4 }").is_err());
     }
 
     #[test]

@@ -18,8 +18,12 @@ use crate::validate::{check_added, check_model};
 impl Tokenizer {
     /// Reads a folder with `tokenizer.json` or an older library's vocabulary (see [`crate::layouts`]), or such a file
     /// itself, and what lies beside it: `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
-    /// `chat_template.jinja`, `additional_chat_templates/`, `generation_config.json`, `config.json`.
+    /// `chat_template.jinja`, `additional_chat_templates/`, `generation_config.json`, `config.json`. Of a GGUF file, what its
+    /// metadata says.
     pub fn load(path: &Path) -> Result<Self> {
+        if path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            return Self::load_gguf(path);
+        }
         let dir = if path.is_file() { path.parent().unwrap_or(Path::new(".")) } else { path };
         let file = if path.is_file() { path.to_path_buf() } else { path.join("tokenizer.json") };
         let files = side_files(dir)?;

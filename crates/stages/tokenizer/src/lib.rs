@@ -6,6 +6,7 @@
 mod charsmap;
 mod chat;
 mod files;
+mod gguf;
 mod layouts;
 mod pycompat;
 mod sequence;

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use cupola_artifact::{Context, Error, Result};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
+use tokenizers::PostProcessor;
 
 use crate::special::SpecialIds;
 use crate::stream::StreamDecoder;
@@ -44,6 +45,22 @@ impl Tokenizer {
     /// Encodes text in which special tokens are written out, such as a rendered chat; adds none.
     pub fn encode_special(&self, text: &str) -> Result<Vec<u32>> {
         ids_of(&self.0.special, text)
+    }
+
+    /// Encodes a text as the tokenizer itself frames it, `[CLS] text [SEP]` in BERT, its special tokens where they are
+    /// written out; cut to `most` tokens where that is given.
+    pub fn encode_framed(&self, text: &str, most: Option<usize>) -> Result<Vec<u32>> {
+        let failed = || "cannot encode a text".to_owned();
+        let mut encoding = self.0.special.encode_fast(text, false).context(failed)?;
+        if let Some(most) = most {
+            let around = self.0.post.as_ref().map_or(0, |frame| frame.added_tokens(false));
+            encoding.truncate(most.saturating_sub(around), 0, tokenizers::TruncationDirection::Right);
+        }
+        let framed = match &self.0.post {
+            Some(frame) => frame.process(encoding, None, true).context(failed)?,
+            None => encoding,
+        };
+        Ok(framed.get_ids().to_vec())
     }
 
     /// Encodes many plain texts on all cores.

@@ -30,6 +30,7 @@ pub fn check(golden: &Golden, model: &Model) {
                 scores(name, got.iter().skip(i).step_by(2).copied().collect());
             }
         }
+        Some(Task::Summary) => scores("out.pooler_output", got),
         Some(_) => scores("out.logits", got),
         None => {}
     }

@@ -35,7 +35,12 @@ fn padded(golden: &Golden, prefix: &str) -> (Batch, Vec<Range<usize>>, Vec<bool>
         start..start + row.iter().filter(|r| **r).count()
     };
     let parts: Vec<Range<usize>> = real.chunks(shape[1]).map(part).collect();
-    (Batch::padded(ids.iter().map(|id| *id as u32).collect(), &parts, true), parts, real)
+    let mut batch = Batch::padded(ids.iter().map(|id| *id as u32).collect(), &parts, true);
+    let global = format!("{prefix}.global_attention_mask");
+    if golden.names().contains(&global.as_str()) {
+        batch.global = Some(golden.i64(&global).1.iter().map(|g| *g != 0).collect());
+    }
+    (batch, parts, real)
 }
 
 fn forward(golden: &Golden, network: &EncoderDecoder, pairs: &Pairs, real: &[bool]) {
@@ -64,6 +69,11 @@ fn backward(golden: &Golden, model: &mut Model, pairs: &Pairs, labels: &Arc<[i32
     let nll = to_vec(&network.nll(pairs, labels)).iter().sum::<f32>() / counted;
     let extra: f32 = network.hidden(pairs).extra.iter().map(|e| to_vec(e)[0]).sum();
     golden.check("out.loss", &[nll + extra]);
+    compare_gradients(golden, model, loss);
+    // Blocks that are computed again give the same.
+    model.set_recompute(true).unwrap();
+    let loss = model.encoder_decoder().unwrap().loss(pairs, labels, &weights);
+    golden.check("out.loss", &to_vec(&loss));
     compare_gradients(golden, model, loss);
 }
 
@@ -137,7 +147,9 @@ fn cached_equals_whole(golden: &Golden, network: &EncoderDecoder) {
         answer = &answer[..capacity];
     }
     let target = Batch::causal(answer.to_vec(), 1);
-    let whole = Pairs::new(Batch::padded(text.to_vec(), &[0..text.len()], true), &[0..text.len()], target);
+    let all = 0..text.len();
+    let all = std::slice::from_ref(&all);
+    let whole = Pairs::new(Batch::padded(text.to_vec(), all, true), all, target);
     let whole = to_vec(&network.hidden(&whole).last);
     for pieces in [vec![1; answer.len()], vec![3, 1, 5, 2, 1], vec![7, 4]] {
         let (mut cache, mut got, mut at, mut widths) = (first(network, text), vec![], 0, pieces.iter().cycle());
