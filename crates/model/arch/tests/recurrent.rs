@@ -167,7 +167,7 @@ fn fresh_models_learn_what_takes_a_memory() {
             model.params_mut().iter().map(|p| [vec![0.0; p.numel()], vec![0.0; p.numel()]]).collect();
         for step in 1..=steps {
             let ids = echoes(rows, seq, &mut rng);
-            let target = |i: usize| if i % seq < 2 || (i + 1) % seq == 0 { IGNORE } else { ids[i + 1] as i32 };
+            let target = |i: usize| if i % seq < 2 || (i + 1).is_multiple_of(seq) { IGNORE } else { ids[i + 1] as i32 };
             let targets: Arc<[i32]> = (0..ids.len()).map(target).collect();
             let counted = targets.iter().filter(|t| **t != IGNORE).count() as f32;
             let weights: Arc<[f32]> = vec![1.0 / counted; targets.len()].into();

@@ -45,9 +45,9 @@ impl LayerKind for CellSpec {
         }))
     }
 
-    /// The gates before and after their functions, and states.
+    /// The gates from the input and from the state, before and after their functions, and states.
     fn kept(&self, d_model: usize, _: Precision) -> usize {
-        (2 * self.kind.gates() + 2) * d_model
+        (4 * self.kind.gates() + 2) * d_model
     }
 
     fn remembered(&self, d_model: usize, _: usize) -> usize {

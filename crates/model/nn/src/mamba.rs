@@ -68,9 +68,9 @@ impl LayerKind for MambaSpec {
         (self.d_inner * (2 * self.d_conv + 7 * self.d_state)) as f64
     }
 
-    /// Both halves of the projection, what passes the convolution, steps, results; the state's inputs and outputs twice.
+    /// Both halves of the projection and both together, what passes the convolution, steps, results; the state's inputs and outputs twice.
     fn kept(&self, _: usize, _: Precision) -> usize {
-        8 * self.d_inner + 2 * (self.dt_rank + 2 * self.d_state)
+        10 * self.d_inner + 2 * (self.dt_rank + 2 * self.d_state)
     }
 
     fn remembered(&self, _: usize, _: usize) -> usize {

@@ -66,9 +66,10 @@ impl LayerKind for Mamba2Spec {
         (2 * self.convolved() * self.d_conv + 6 * self.d_inner() * self.d_state) as f64
     }
 
-    /// The projection's parts, what passes the convolution, the steps of each channel, results before and after gate and norm.
+    /// The projection and its parts, what passes the convolution, each group's share of that, the steps of each channel,
+    /// results before and after gate and norm.
     fn kept(&self, _: usize, _: Precision) -> usize {
-        6 * self.d_inner() + 4 * self.convolved()
+        12 * self.d_inner() + 4 * self.convolved()
     }
 
     fn remembered(&self, _: usize, _: usize) -> usize {

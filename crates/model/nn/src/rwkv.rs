@@ -80,9 +80,9 @@ impl LayerKind for TimeMixSpec {
         16.0 * self.d_inner as f64
     }
 
-    /// Three mixtures; keys, values, receptance before and after its function, means and what is put out.
+    /// Three mixtures and what they mix; keys, values, receptance before and after its function, means and what is put out.
     fn kept(&self, d_model: usize, _: Precision) -> usize {
-        3 * d_model + 6 * self.d_inner
+        6 * d_model + 8 * self.d_inner
     }
 
     fn remembered(&self, d_model: usize, _: usize) -> usize {
