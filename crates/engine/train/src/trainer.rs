@@ -1,6 +1,6 @@
 //! The training loop that pretraining, tuning and alignment share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use cupola_arch::Model;
 use cupola_artifact::stage::Progress;
 use cupola_artifact::{
-    Checkpoints, Context, DType, Error, Result, read_safetensors, write_atomic, write_safetensors_with,
+    Checkpoints, Context, DType, Error, HostTensor, Result, read_safetensors, write_atomic, write_safetensors_with,
 };
 use cupola_nn::{Module, ParamMut};
 use serde::{Deserialize, Serialize};
@@ -335,13 +335,16 @@ fn take_gradients(model: &mut Model, loss: Tensor<1>) -> Gradients {
 
 fn write_checkpoint(model: &mut Model, optimizer: &Optimizer, saved: &Saved, dir: &std::path::Path) -> Result<()> {
     // One tensor at a time: a copy of everything would be the largest amount of memory that training takes.
-    let biases: BTreeSet<String> = crate::balance::biases(model).map(|bias| bias.name().to_owned()).collect();
+    let biases: BTreeMap<String, HostTensor> =
+        crate::balance::biases(model).map(|bias| (bias.name().to_owned(), bias.to_host())).collect();
     let params = model.params_mut();
     let trained: BTreeMap<&str, &ParamMut<'_>> =
-        params.iter().filter(|p| p.trainable() || biases.contains(p.name())).map(|p| (p.name(), p)).collect();
-    let slots = trained.iter().map(|(name, p)| ((*name).to_owned(), DType::F32, p.shape())).collect();
-    write_safetensors_with(&dir.join("model.safetensors"), slots, &[], |name, out| {
-        out.write_all(&trained[name].to_host().bytes)
+        params.iter().filter(|p| p.trainable()).map(|p| (p.name(), p)).collect();
+    let slots = trained.iter().map(|(name, p)| ((*name).to_owned(), DType::F32, p.shape()));
+    let slots = slots.chain(biases.iter().map(|(name, bias)| (name.clone(), bias.dtype, bias.shape.clone()))).collect();
+    write_safetensors_with(&dir.join("model.safetensors"), slots, &[], |name, out| match biases.get(name) {
+        Some(bias) => out.write_all(&bias.bytes),
+        None => out.write_all(&trained[name].to_host().bytes),
     })?;
     let moments: BTreeMap<String, &Moments> = optimizer.moments().collect();
     let slots = moments.iter().map(|(name, m)| (name.clone(), m.dtype(), vec![m.len()])).collect();

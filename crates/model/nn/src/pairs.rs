@@ -69,7 +69,7 @@ mod tests {
     fn a_target_is_its_labels_moved_by_one_and_reaches_its_own_source() {
         let (pairs, labels) = Pairs::padded(&[&[5, 6, 7], &[8]], &[&[9], &[10, 11]], [1, 0]);
         assert_eq!(*pairs.source.ids, [5, 6, 7, 8, 0, 0]);
-        assert_eq!(*pairs.target.ids, [1, 0, 1, 10]);
+        assert_eq!(*pairs.target.ids, [1, 9, 1, 10]);
         assert_eq!(*labels, [9, IGNORE, 10, 11]);
         assert_eq!((&*pairs.reach.lo, &*pairs.reach.hi), (&[0; 4][..], &[3, 3, 1, 1][..]));
         assert_eq!(*pairs.source.mask.hi, [3, 3, 3, 1, 1, 1]);
