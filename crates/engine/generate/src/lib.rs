@@ -30,6 +30,6 @@ pub use api::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink,
 pub use beam::{Beam, BeamModel, BeamOptions, EarlyStopping, beam_search};
 pub use cached_beams::CachedBeams;
 pub use engine::{Engine, Generated};
-pub use load::load_model;
+pub use load::{load_model, load_reader};
 pub use sampler::Sampler;
 pub use score::{Likelihood, ScoreItem, TextScore, document_start, encode_pair, log_likelihoods, score_texts};
