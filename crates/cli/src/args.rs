@@ -32,6 +32,8 @@ pub enum Command {
     Tokenizer(TokenizerArgs),
     /// Make a model smaller
     Compress(CompressArgs),
+    /// Write a model for other programs
+    Export(ExportArgs),
     /// Show what an artifact, a model folder or a weights file holds
     Inspect(PathArgs),
     /// Check that an artifact and all it was made from are unchanged
@@ -197,10 +199,35 @@ pub struct CompressArgs {
     pub stage: StageArgs,
 }
 
+/// `cupola export`.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// The model: an artifact, a model folder or a .gguf file
+    pub model: PathBuf,
+    /// The layout to write
+    #[arg(long, value_enum)]
+    pub to: Layout,
+    /// How a GGUF file stores matrices: f32, f16, bf16, q8_0, q6_k, q5_k, q4_k, … [default: f16]
+    #[arg(long = "type", value_name = "TYPE")]
+    pub element: Option<String>,
+    /// The file or folder to write [default: named after the model, here]
+    #[arg(long, value_name = "PATH")]
+    pub out: Option<PathBuf>,
+}
+
+/// What other programs read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    /// One file with model and tokenizer, for llama.cpp and what builds on it
+    Gguf,
+    /// A folder in Hugging Face's layout
+    Hf,
+}
+
 /// `cupola inspect` and `cupola verify`.
 #[derive(Args, Debug)]
 pub struct PathArgs {
-    /// An artifact, or the folder of a run
+    /// An artifact, the folder of a run, a model folder or a weights file
     pub path: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -228,8 +255,20 @@ mod tests {
     #[test]
     fn surface_is_closed() {
         let names: Vec<String> = Cli::command().get_subcommands().map(|c| c.get_name().to_string()).collect();
-        let expected =
-            ["run", "plan", "chat", "serve", "eval", "data", "tokenizer", "compress", "inspect", "verify", "doctor"];
+        let expected = [
+            "run",
+            "plan",
+            "chat",
+            "serve",
+            "eval",
+            "data",
+            "tokenizer",
+            "compress",
+            "export",
+            "inspect",
+            "verify",
+            "doctor",
+        ];
         assert_eq!(names, expected);
     }
 }

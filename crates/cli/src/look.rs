@@ -1,6 +1,10 @@
 //! `cupola inspect` and `cupola verify`.
 
-use cupola_artifact::{Context, Error, Manifest, Result, human_bytes, inspect, is_artifact, verify};
+use std::path::Path;
+
+use cupola_arch::is_gguf;
+use cupola_artifact::{Context, Error, Manifest, Result, human_bytes, human_count, inspect, is_artifact, verify};
+use cupola_gguf::{Gguf, TensorInfo};
 use serde_json::json;
 
 use crate::args::PathArgs;
@@ -16,8 +20,30 @@ pub fn run_inspect(args: &PathArgs) -> Result<()> {
     if args.json {
         return Err(Error::usage(format!("{} is no artifact: only its summary as text is there", args.path.display())));
     }
-    say(&inspect(&args.path)?);
+    match is_gguf(&args.path) {
+        true => say(&inspect_gguf(&args.path)?),
+        false => say(&inspect(&args.path)?),
+    }
     Ok(())
+}
+
+/// Sums up a GGUF file: its metadata, long lists by their length, and every tensor.
+fn inspect_gguf(path: &Path) -> Result<String> {
+    let file = Gguf::open(path)?;
+    let bytes: u64 = file.tensors().iter().map(|tensor| tensor.bytes).sum();
+    let elements: f64 = file.tensors().iter().map(|tensor| tensor.shape.iter().product::<usize>() as f64).sum();
+    let mut lines = vec![format!(
+        "{}: GGUF version {}, {} tensors, {} parameters, {}",
+        path.display(),
+        file.version(),
+        file.tensors().len(),
+        human_count(elements),
+        human_bytes(bytes as f64)
+    )];
+    lines.extend(file.metadata().iter().map(|(key, value)| format!("  {key} = {value}")));
+    let tensor = |tensor: &TensorInfo| format!("  {} {} {:?}", tensor.name, tensor.format.name, tensor.shape);
+    lines.extend(file.tensors().iter().map(tensor));
+    Ok(lines.join("\n"))
 }
 
 /// `cupola verify`: an error (exit status 1) if anything is not as it should be.

@@ -6,6 +6,7 @@ mod commands;
 mod doctor;
 #[cfg(test)]
 mod executor_tests;
+mod export;
 #[cfg(test)]
 mod fake;
 mod graph;
@@ -29,7 +30,7 @@ use args::{Cli, Command};
 
 /// Training allocates and frees large buffers in every step.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: cupola_kernels::Allocator = cupola_kernels::Allocator;
 
 fn main() -> ExitCode {
     match dispatch(&Cli::parse().command) {
@@ -54,6 +55,7 @@ fn dispatch(command: &Command) -> Result<()> {
         Command::Data(args) => commands::data(args, stages::ALL),
         Command::Tokenizer(args) => commands::tokenizer(args, stages::ALL),
         Command::Compress(args) => commands::compress(args, stages::ALL),
+        Command::Export(args) => export::run(args),
         Command::Inspect(args) => look::run_inspect(args),
         Command::Verify(args) => look::run_verify(args),
         Command::Doctor(args) => doctor::run(args),

@@ -115,6 +115,7 @@ impl Executor<'_> {
     ) -> Result<Manifest> {
         let name = node.full_name();
         self.progress.line(&format!("{name}{}", if bench.resumed { ": goes on where it was cut off" } else { "" }));
+        cupola_train::begin_peak();
         let (started, clock) = (SystemTime::now(), Instant::now());
         let context = StageContext {
             name: &node.name,

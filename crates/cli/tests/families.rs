@@ -15,6 +15,7 @@ split = "position"
 [tokenizer.bpe]
 data = "corpus"
 vocab_size = 280
+special = { more = ["<mask>"] }
 [pretrain.base]
 data = "corpus"
 tokenizer = "bpe"

@@ -27,4 +27,6 @@ pub use run_dir::{Bench, RunDir};
 pub use tensors::{DType, HostTensor, StateDict};
 pub use time::{human_bytes, human_count, human_seconds, rfc3339};
 pub use verify::{Problem, Verification, verify};
-pub use weights::{TensorInfo, read_header, read_safetensors, read_weights, weight_files, write_safetensors};
+pub use weights::{
+    TensorInfo, read_header, read_safetensors, read_weights, weight_files, write_safetensors, write_safetensors_with,
+};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo as FileTensor};
@@ -65,18 +65,29 @@ pub fn read_safetensors(path: &Path) -> Result<StateDict> {
 
 /// Writes a safetensors file, atomically, with `format = pt` in its metadata unless another format is given.
 pub fn write_safetensors(path: &Path, tensors: &StateDict, metadata: &[(&str, &str)]) -> Result<()> {
+    let slots = tensors.iter().map(|(name, t)| (name.clone(), t.dtype, t.shape.clone())).collect();
+    write_safetensors_with(path, slots, metadata, |name, out| out.write_all(&tensors[name].bytes))
+}
+
+/// As [`write_safetensors`], of tensors that need not be in memory together: `write` writes the bytes of the one it is asked
+/// for.
+pub fn write_safetensors_with(
+    path: &Path,
+    tensors: Vec<(String, DType, Vec<usize>)>,
+    metadata: &[(&str, &str)],
+    mut write: impl FnMut(&str, &mut dyn Write) -> std::io::Result<()>,
+) -> Result<()> {
     let mut notes = HashMap::from([("format".to_string(), "pt".to_string())]);
     notes.extend(metadata.iter().map(|(key, value)| (key.to_string(), value.to_string())));
     // Wide types first keep every tensor aligned; the names make the order the same each time.
-    let mut ordered: Vec<(&String, &HostTensor)> = tensors.iter().collect();
-    ordered.sort_by_key(|(name, tensor)| (std::cmp::Reverse(tensor.dtype.size()), *name));
+    let mut ordered = tensors;
+    ordered.sort_by(|(a, x, _), (b, y, _)| y.size().cmp(&x.size()).then_with(|| a.cmp(b)));
     let mut offset = 0;
-    let infos = ordered.iter().map(|(name, tensor)| {
+    let infos = ordered.iter().map(|(name, dtype, shape)| {
         let start = offset;
-        offset += tensor.bytes.len();
-        let info =
-            FileTensor { dtype: file_dtype(tensor.dtype), shape: tensor.shape.clone(), data_offsets: (start, offset) };
-        ((*name).clone(), info)
+        offset += shape.iter().product::<usize>() * dtype.size();
+        let info = FileTensor { dtype: file_dtype(*dtype), shape: shape.clone(), data_offsets: (start, offset) };
+        (name.clone(), info)
     });
     let cannot = || format!("cannot write {}", path.display());
     let header = Metadata::new(None, infos.collect()).context(cannot)?;
@@ -85,7 +96,7 @@ pub fn write_safetensors(path: &Path, tensors: &StateDict, metadata: &[(&str, &s
     write_atomic_with(path, |out| {
         out.write_all(&(text.len() as u64).to_le_bytes())?;
         out.write_all(&text)?;
-        ordered.iter().try_for_each(|(_, tensor)| out.write_all(&tensor.bytes))
+        ordered.iter().try_for_each(|(name, ..)| write(name, out))
     })
 }
 

@@ -11,8 +11,8 @@ mod router;
 
 pub use grouped::{grouped_input_grad, grouped_matmul, grouped_weight_grad};
 pub use router::{
-    Balance, Scores, pick_backward, pick_forward, router_scores, router_scores_backward, router_z_backward,
-    router_z_loss, top_k,
+    Balance, Scores, pick_backward, pick_forward, rank_in_groups, router_scores, router_scores_backward,
+    router_z_backward, router_z_loss, top_k,
 };
 
 /// The rows of all chosen experts, one expert after another.

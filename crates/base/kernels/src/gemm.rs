@@ -423,12 +423,15 @@ struct Grid {
 impl Grid {
     fn new(m: usize, n: usize, b: &Panels, parallel: bool) -> Self {
         let (mr, nr) = b.format.tile(b.level);
-        let want = if parallel { 3 * rayon::current_num_threads() } else { 1 };
+        let threads = rayon::current_num_threads();
+        let want = if parallel { 3 * threads } else { 1 };
         // More, shorter blocks of rows before blocks of columns, for which rows would be packed more than once.
         let blocks = m.div_ceil(M_BLOCK).max(want.min(m / MIN_ROWS));
         let mc = m.div_ceil(blocks.max(1)).next_multiple_of(mr);
         let rows = m.div_ceil(mc);
-        let nc = n.div_ceil(want.div_ceil(rows)).next_multiple_of(nr).max(4 * nr);
+        // Two blocks of rows to a thread are enough, and no block of columns is narrower than four tiles.
+        let cols = if rows >= 2 * threads { 1 } else { want.div_ceil(rows).min(n / (4 * nr)).max(1) };
+        let nc = n.div_ceil(cols).next_multiple_of(nr);
         Grid { rows, cols: n.div_ceil(nc), mc, nc }
     }
 }

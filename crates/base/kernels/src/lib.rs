@@ -35,7 +35,7 @@ pub use embedding::{embedding_backward, embedding_forward};
 pub use experts::{
     Balance, CombineSaved, ExpertOrder, Scores, expert_combine, expert_combine_backward, expert_gather,
     expert_gather_backward, grouped_input_grad, grouped_matmul, grouped_weight_grad, pick_backward, pick_forward,
-    router_scores, router_scores_backward, router_z_backward, router_z_loss, top_k,
+    rank_in_groups, router_scores, router_scores_backward, router_z_backward, router_z_loss, top_k,
 };
 pub use ffn::{
     Affine, AffineGrads, FeedForward, FeedForwardGrads, FeedForwardKept, FeedForwardWants, feed_forward,
@@ -45,7 +45,7 @@ pub use gemm::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with}
 pub use loss::{
     IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward, loss_packs, loss_rows,
 };
-pub use memory::{keep_freed_memory, room};
+pub use memory::{Allocator, give_back_memory, keep_freed_memory, room};
 pub use norm::{Norm, NormGrads, NormSaved, NormStats, add_norm_forward, norm_backward, norm_forward};
 pub use optim::{
     Adafactor, AdamW, Lion, MUON_COEFFICIENTS, MUON_EPS, MUON_STEPS, Moment, Muon, Sgd, adafactor_matrix,

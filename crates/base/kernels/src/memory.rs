@@ -1,15 +1,48 @@
 //! Memory for results: neither filled with zeros that nobody reads nor given back to the system between two steps.
 
 use std::ffi::c_long;
+use std::sync::atomic::Ordering;
+
+use crate::scratch;
+
+mod allocator;
+mod stretch;
+mod system;
+
+pub use allocator::Allocator;
 
 /// `mi_option_purge_delay`, the same in mimalloc 2 and 3; the binding does not name it.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
-/// Tells mimalloc, where it is the program's allocator, to keep freed memory for the next allocation. A training step frees
+/// Milliseconds after which mimalloc gives freed memory back unless told otherwise.
+const SOON: c_long = 1000;
+/// A week. "Never" would forget what was freed meanwhile, and [`give_back_memory`] would not find it.
+const LATE: c_long = 7 * 24 * 3600 * 1000;
+
+/// Tells [`Allocator`], where it is the program's, to keep freed memory for the next allocation. A training step frees
 /// what the next one allocates again; getting it from the system anew, page by page, costs a third of the step.
 pub fn keep_freed_memory() {
-    // SAFETY: the option exists, -1 is its documented value for "never".
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1 as c_long) };
+    stretch::KEEP.store(true, Ordering::Relaxed);
+    // SAFETY: the option exists and takes any number of milliseconds.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, LATE) };
+}
+
+/// Gives the system back what [`Allocator`] holds and nobody uses, and ends [`keep_freed_memory`].
+pub fn give_back_memory() {
+    stretch::KEEP.store(false, Ordering::Relaxed);
+    let collect = || {
+        // SAFETY: a thread may collect its own heap at any time.
+        unsafe { libmimalloc_sys::mi_collect(true) };
+    };
+    // SAFETY: as above.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, SOON) };
+    rayon::broadcast(|_| {
+        scratch::forget();
+        collect();
+    });
+    scratch::forget();
+    collect();
+    stretch::give_back();
 }
 
 /// `len` floats of unspecified value, for a kernel that writes all of them.

@@ -31,6 +31,11 @@ pub fn with<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     result
 }
 
+/// Frees what this thread keeps.
+pub fn forget() {
+    POOL.with_borrow_mut(Vec::clear);
+}
+
 /// A not-a-number: what is read before it is written, or outside, shows in the result.
 const UNWRITTEN: u32 = 0x7FC5_C5C5;
 

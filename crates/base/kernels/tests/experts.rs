@@ -33,13 +33,13 @@ fn run(x: &[f32], w: &[f32], order: &ExpertOrder, weights: &[f32], dims: (usize,
     let (rows, (d_in, d_out)) = (order.pairs.len(), dims);
     let (mut xs, mut ys, mut y) = (vec![9.0; rows * d_in], vec![9.0; rows * d_out], vec![9.0; dy.len()]);
     expert_gather(x, order, d_in, &mut xs);
-    grouped_matmul(&xs, w, order, dims, &mut ys);
+    grouped_matmul(&xs, w, order, dims, Precision::F32, &mut ys);
     expert_combine(&ys, weights, order, d_out, &mut y);
     let (mut d_ys, mut d_xs, mut d_weights) = (ys.clone(), xs.clone(), vec![9.0; rows]);
     let (mut dx, mut dw) = (vec![9.0; x.len()], vec![9.0; w.len()]);
     expert_combine_backward(&CombineSaved { rows: &ys, weights, dy }, order, d_out, &mut d_ys, &mut d_weights);
-    grouped_input_grad(&d_ys, w, order, dims, &mut d_xs);
-    grouped_weight_grad(&d_ys, &xs, order, dims, &mut dw);
+    grouped_input_grad(&d_ys, w, order, dims, Precision::F32, &mut d_xs);
+    grouped_weight_grad(&d_ys, &xs, order, dims, Precision::F32, &mut dw);
     expert_gather_backward(&d_xs, order, d_in, &mut dx);
     let saved = CombineSaved { rows: &ys, weights, dy };
     let plain = reference::combine_weight_grad(&saved, &order.rows, d_out);
@@ -116,10 +116,10 @@ fn run_without_check(x: &[f32], w: &[f32], order: &ExpertOrder, weights: &[f32],
     let rows = order.pairs.len();
     let (mut xs, mut ys, mut y) = (vec![0.0; rows * d], vec![0.0; rows * d], vec![0.0; dy.len()]);
     expert_gather(x, order, d, &mut xs);
-    grouped_matmul(&xs, w, order, (d, d), &mut ys);
+    grouped_matmul(&xs, w, order, (d, d), Precision::F32, &mut ys);
     expert_combine(&ys, weights, order, d, &mut y);
     let mut dw = vec![0.0; w.len()];
-    grouped_weight_grad(&ys, &xs, order, (d, d), &mut dw);
+    grouped_weight_grad(&ys, &xs, order, (d, d), Precision::F32, &mut dw);
     Mixture { y, dx: vec![], dw, d_weights: vec![] }
 }
 
@@ -158,6 +158,47 @@ fn the_choice_is_the_largest_and_of_equals_the_first() {
     }
     assert_eq!(top_k(&[1.0, 2.0, 2.0, 2.0], 4, 2, None), [1, 2]);
     assert_eq!(top_k(&[1.0, f32::INFINITY, f32::NAN, -1.0], 4, 2, None), [2, 1]);
+}
+
+#[test]
+fn only_the_best_groups_stay_in_the_choice() {
+    for (n, e, groups) in [(1, 1, [1, 1]), (9, 6, [3, 2]), (700, 64, [8, 4]), (5, 4, [4, 1]), (3, 8, [2, 0])] {
+        // Few distinct values, so that many are equal.
+        let scores: Vec<f32> = noise(n * e, 1).iter().map(|x| (4.0 * x).round()).collect();
+        let bias: Vec<f32> = noise(e, 2).iter().map(|x| x.round()).collect();
+        let got = rank_in_groups(&scores, e, Some(&bias), groups);
+        assert_eq!(got, reference::rank_in_groups(&scores, e, &bias, groups));
+        let plain = rank_in_groups(&scores, e, None, groups);
+        assert_eq!(plain, reference::rank_in_groups(&scores, e, &vec![0.0; e], groups));
+        assert_same_on_any_threads(|| rank_in_groups(&scores, e, Some(&bias), groups));
+    }
+    // The best expert alone does not make its group the best.
+    let ranks = rank_in_groups(&[9.0, 0.0, 5.0, 5.0], 4, None, [2, 1]);
+    assert_eq!(ranks, [f32::NEG_INFINITY, f32::NEG_INFINITY, 5.0, 5.0]);
+    let ranks = rank_in_groups(&[f32::NAN, 0.0, 5.0, 5.0], 4, None, [2, 1]);
+    assert!(ranks[0].is_nan(), "a NaN reaches the choice");
+}
+
+#[test]
+fn products_of_experts_round_to_sixteen_bits_where_they_are_told_to() {
+    let (n, k, e, d_in, d_out) = (500, 2, 3, 40, 33);
+    let order = ExpertOrder::new(&choices(n, k, e), k, e);
+    let (x, w, dy) = (noise(n * k * d_in, 1), noise(e * d_out * d_in, 2), noise(n * k * d_out, 3));
+    let run = |precision| {
+        let (mut y, mut dx, mut dw) = (vec![9.0; dy.len()], vec![9.0; x.len()], vec![9.0; w.len()]);
+        grouped_matmul(&x, &w, &order, (d_in, d_out), precision, &mut y);
+        grouped_input_grad(&dy, &w, &order, (d_in, d_out), precision, &mut dx);
+        grouped_weight_grad(&dy, &x, &order, (d_in, d_out), precision, &mut dw);
+        [y, dx, dw]
+    };
+    let exact = run(Precision::F32);
+    for (precision, tolerance) in [(Precision::Bf16, 2e-2), (Precision::F16, 3e-3)] {
+        for (got, want) in run(precision).iter().zip(&exact) {
+            let off = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let size = want.iter().map(|x| x.abs()).fold(0.0, f32::max);
+            assert!(off <= tolerance * size, "{precision:?} is off by {off} of {size}");
+        }
+    }
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn experts() {
                 (vec![f32::NAN; rows], vec![f32::NAN; rows * d_in], vec![f32::NAN; rows * d_out]);
             pick_forward(&scores, e, &chosen, true, &mut weights);
             expert_gather(&x, &order, d_in, &mut xs);
-            grouped_matmul(&xs, &w, &order, (d_in, d_out), &mut ys);
+            grouped_matmul(&xs, &w, &order, (d_in, d_out), Precision::F32, &mut ys);
             let mut y = vec![f32::NAN; n * d_out];
             expert_combine(&ys, &weights, &order, d_out, &mut y);
             let want = match x.len() {
@@ -77,8 +77,8 @@ fn experts() {
             same("weights' gradient", &d_weights, &want);
             let [mut dw, mut dx, mut d_scores, mut d_logits] =
                 [w.len(), x.len(), n * e, n * e].map(|len| vec![f32::NAN; len]);
-            grouped_input_grad(&d_ys, &w, &order, (d_in, d_out), &mut d_xs);
-            grouped_weight_grad(&d_ys, &xs, &order, (d_in, d_out), &mut dw);
+            grouped_input_grad(&d_ys, &w, &order, (d_in, d_out), Precision::F32, &mut d_xs);
+            grouped_weight_grad(&d_ys, &xs, &order, (d_in, d_out), Precision::F32, &mut dw);
             expert_gather_backward(&d_xs, &order, d_in, &mut dx);
             pick_backward(&scores, e, &chosen, true, &d_weights, &mut d_scores);
             router_scores_backward(&scores, &d_scores, e, Scores::Softmax, &mut d_logits);

@@ -132,8 +132,31 @@ pub fn attention_with(
     apply(Attention { heads, seq_k, mask: mask.clone(), options: options.clone() }, [erase(q), erase(k), erase(v)])
 }
 
+/// [`attention_with`] where numbers are added to the scores: `bias` `[1, H, Tq, Tk]`, the same for all rows of the batch,
+/// such as T5's relative positions. On every device it is composed of the tensor library's operations, with the whole
+/// T x T matrix, which is how the bias gets its gradient; `options.precision` is not read.
+pub fn attention_biased(
+    qkv: [Tensor<2>; 3],
+    heads: Heads,
+    mask: &Mask,
+    options: &AttentionOptions,
+    bias: Tensor<4>,
+) -> Tensor<2> {
+    composed_biased(qkv, heads, mask, options, Some(bias))
+}
+
 /// The same from the tensor library's operations, with the whole T x T matrix.
-pub(crate) fn composed([q, k, v]: [Tensor<2>; 3], heads: Heads, mask: &Mask, options: &AttentionOptions) -> Tensor<2> {
+pub(crate) fn composed(qkv: [Tensor<2>; 3], heads: Heads, mask: &Mask, options: &AttentionOptions) -> Tensor<2> {
+    composed_biased(qkv, heads, mask, options, None)
+}
+
+pub(crate) fn composed_biased(
+    [q, k, v]: [Tensor<2>; 3],
+    heads: Heads,
+    mask: &Mask,
+    options: &AttentionOptions,
+    added: Option<Tensor<4>>,
+) -> Tensor<2> {
     let Heads { batch, n_heads, n_kv_heads, d_head } = heads;
     let (seq_q, seq_k) = (mask.lo.len() / batch, k.dims()[0] / batch);
     let d_value = options.d_value.unwrap_or(d_head);
@@ -150,6 +173,9 @@ pub(crate) fn composed([q, k, v]: [Tensor<2>; 3], heads: Heads, mask: &Mask, opt
     }
     if let Some(slopes) = &options.slopes {
         scores = scores + bias(slopes, [seq_q, seq_k], &device);
+    }
+    if let Some(added) = added {
+        scores = scores + added;
     }
     let scores = scores.mask_fill(hidden_mask(mask, [batch, seq_q, seq_k], &device), -1.0e30);
     let out = softmax(scores, 3).matmul(v).swap_dims(1, 2).reshape([batch * seq_q, n_heads * d_value]);

@@ -23,6 +23,25 @@ impl LayerCache {
             self.device.as_ref().map_or(0, |(k, v)| [k, v].iter().map(|t| t.dims().iter().product::<usize>()).sum());
         (self.host_k.len() + self.host_v.len() + device) * size_of::<f32>()
     }
+
+    /// Appends rows `[N, Dk]` and `[N, Dv]`, and gives all of them, for attention that makes its keys and values of what is
+    /// kept. The tensors have no tape.
+    pub fn extend(&mut self, k: Tensor<2>, v: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let (widths, device) = ([k.dims()[1], v.dims()[1]], k.device());
+        if !crate::is_host(&device) {
+            let (k, v) = match self.device.take() {
+                Some((k_old, v_old)) => (Tensor::cat(vec![k_old, k], 0), Tensor::cat(vec![v_old, v], 0)),
+                None => (k, v),
+            };
+            self.device = Some((k.clone(), v.clone()));
+            return (k, v);
+        }
+        crate::read(k, |k| self.host_k.extend_from_slice(k));
+        crate::read(v, |v| self.host_v.extend_from_slice(v));
+        let all =
+            |numbers: &[f32], width: usize| crate::from_vec(numbers.to_vec(), [numbers.len() / width, width], &device);
+        (all(&self.host_k, widths[0]), all(&self.host_v, widths[1]))
+    }
 }
 
 /// What one sequence brings to a step.
@@ -53,13 +72,27 @@ pub fn attention_cached(
     assert_eq!(q.dims()[0], rows, "the sequences' rows do not add up to the step's");
     let y = match crate::is_host(&q.device()) {
         true => host([q, k, v], heads, options, before, spans),
-        false => composed([q, k, v], heads, options, before, spans),
+        false => composed([q, k, v], heads, options, before, spans, None),
     };
     if let Some(before) = before {
         let widths = [heads.d_head, options.d_value.unwrap_or(heads.d_head)].map(|d| heads.n_kv_heads * d);
         spans.iter_mut().for_each(|span| span.cache.trim(before, widths));
     }
     y
+}
+
+/// What is added to the scores of the last `rows` of `total` tokens: `[1, H, rows, total]`.
+pub type StepBias<'a> = &'a dyn Fn(usize, usize) -> Tensor<4>;
+
+/// [`attention_cached`] where numbers are added to the scores; see [`crate::attention_biased`].
+pub fn attention_cached_biased(
+    qkv: [Tensor<2>; 3],
+    heads: Heads,
+    options: &AttentionOptions,
+    spans: &mut [Span<'_>],
+    bias: StepBias<'_>,
+) -> Tensor<2> {
+    composed(qkv, heads, options, None, spans, Some(bias))
 }
 
 impl LayerCache {
@@ -131,6 +164,7 @@ fn composed(
     options: &AttentionOptions,
     before: Option<usize>,
     spans: &mut [Span<'_>],
+    bias: Option<StepBias<'_>>,
 ) -> Tensor<2> {
     let mut at = 0;
     let mut outs = Vec::with_capacity(spans.len());
@@ -142,10 +176,12 @@ fn composed(
             None => (k_new, v_new),
         };
         span.cache.device = Some((k_all.clone(), v_all.clone()));
-        let (lo, hi) = reach(rows, k_all.dims()[0], before);
+        let total = k_all.dims()[0];
+        let (lo, hi) = reach(rows, total, before);
         let mask = Mask { lo: lo.into(), hi: hi.into() };
         let heads = Heads { batch: 1, ..heads };
-        outs.push(crate::attention::composed([q.clone().narrow(0, at, rows), k_all, v_all], heads, &mask, options));
+        let (q, added) = (q.clone().narrow(0, at, rows), bias.map(|bias| bias(rows, total)));
+        outs.push(crate::attention::composed_biased([q, k_all, v_all], heads, &mask, options, added));
         at += rows;
     }
     Tensor::cat(outs, 0)

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use cupola_kernels::{
-    CombineSaved, ExpertOrder, expert_combine, expert_combine_backward, expert_gather, expert_gather_backward,
-    grouped_input_grad, grouped_matmul, grouped_weight_grad,
+    CombineSaved, ExpertOrder, Precision, expert_combine, expert_combine_backward, expert_gather,
+    expert_gather_backward, grouped_input_grad, grouped_matmul, grouped_weight_grad,
 };
 
 use crate::embedding::int_tensor;
@@ -57,13 +57,14 @@ pub(crate) fn composed_permute(x: Tensor<2>, order: &ExpertOrder) -> Tensor<2> {
 struct GroupedLinear {
     order: Arc<ExpertOrder>,
     dims: (usize, usize),
+    precision: Precision,
 }
 
 impl HostOp<2> for GroupedLinear {
     fn forward(&self, [x, w]: [&[f32]; 2], _: bool) -> Output {
         let (rows, d_out) = (self.order.pairs.len(), self.dims.1);
         let mut y = vec![0.0; rows * d_out];
-        grouped_matmul(x, w, &self.order, self.dims, &mut y);
+        grouped_matmul(x, w, &self.order, self.dims, self.precision, &mut y);
         Output { shape: vec![rows, d_out], data: y, saved: vec![] }
     }
 
@@ -71,12 +72,12 @@ impl HostOp<2> for GroupedLinear {
         let [x, w] = [saved.inputs[0], saved.inputs[1]];
         let dx = saved.needs[0].then(|| {
             let mut dx = vec![0.0; x.len()];
-            grouped_input_grad(grad, w, &self.order, self.dims, &mut dx);
+            grouped_input_grad(grad, w, &self.order, self.dims, self.precision, &mut dx);
             dx
         });
         let dw = saved.needs[1].then(|| {
             let mut dw = vec![0.0; w.len()];
-            grouped_weight_grad(grad, x, &self.order, self.dims, &mut dw);
+            grouped_weight_grad(grad, x, &self.order, self.dims, self.precision, &mut dw);
             dw
         });
         [dx, dw]
@@ -85,7 +86,7 @@ impl HostOp<2> for GroupedLinear {
 
 /// `y = x·w[e]ᵀ` for the rows of each expert e: x `[N·k, d_in]` in the order's rows, w `[E, d_out, d_in]`, y
 /// `[N·k, d_out]`.
-pub fn grouped_linear(x: Tensor<2>, w: Tensor<3>, order: &Arc<ExpertOrder>) -> Tensor<2> {
+pub fn grouped_linear(x: Tensor<2>, w: Tensor<3>, order: &Arc<ExpertOrder>, precision: Precision) -> Tensor<2> {
     let ([rows, d_in], [experts, d_out, inner]) = (x.dims(), w.dims());
     assert_eq!(d_in, inner, "x is [{rows}, {d_in}], but the weights are [{experts}, {d_out}, {inner}]");
     assert_eq!(rows, order.pairs.len(), "x has {rows} rows, the order {}", order.pairs.len());
@@ -93,7 +94,8 @@ pub fn grouped_linear(x: Tensor<2>, w: Tensor<3>, order: &Arc<ExpertOrder>) -> T
     if !crate::is_host(&x.device()) {
         return composed_linear(x, w, order);
     }
-    apply(GroupedLinear { order: Arc::clone(order), dims: (d_in, d_out) }, [erase(x), erase(w)])
+    let (order, dims) = (Arc::clone(order), (d_in, d_out));
+    apply(GroupedLinear { order, dims, precision }, [erase(x), erase(w)])
 }
 
 /// The same from the tensor library's operations, expert by expert.
@@ -162,10 +164,17 @@ pub struct ExpertWeights {
 }
 
 /// Each token through its experts' gated feed-forward layers and their weighted sum (Jiang et al. 2024, Mixtral):
-/// `sum over j of weights[i, j] · down_e(silu(gate_e(x_i)) · up_e(x_i))`: x `[N, D]`, weights `[N, k]`.
-pub fn experts_swiglu(x: Tensor<2>, weights: Tensor<2>, w: ExpertWeights, order: &Arc<ExpertOrder>) -> Tensor<2> {
+/// `sum over j of weights[i, j] · down_e(f(gate_e(x_i)) · up_e(x_i))`: x `[N, D]`, weights `[N, k]`.
+pub fn experts_gated(
+    f: crate::Activation,
+    x: Tensor<2>,
+    weights: Tensor<2>,
+    w: ExpertWeights,
+    order: &Arc<ExpertOrder>,
+    precision: Precision,
+) -> Tensor<2> {
     let x = permute(x, order);
     let hidden =
-        crate::gated(crate::Activation::Silu, grouped_linear(x.clone(), w.gate, order), grouped_linear(x, w.up, order));
-    combine(grouped_linear(hidden, w.down, order), weights, order)
+        crate::gated(f, grouped_linear(x.clone(), w.gate, order, precision), grouped_linear(x, w.up, order, precision));
+    combine(grouped_linear(hidden, w.down, order, precision), weights, order)
 }

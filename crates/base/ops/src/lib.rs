@@ -28,15 +28,17 @@ mod tests;
 
 pub use access::{from_vec, into_vec, read, scalar, to_vec, update};
 pub use activation::{Activation, activation, gated};
-pub use attention::{AttentionOptions, Heads, alibi_slopes, attention, attention_with};
-pub use cache::{LayerCache, Span, attention_cached, cached_rows};
+pub use attention::{AttentionOptions, Heads, alibi_slopes, attention, attention_biased, attention_with};
+pub use cache::{LayerCache, Span, StepBias, attention_cached, attention_cached_biased, cached_rows};
 pub use cupola_kernels::{ExpertOrder, RecurrentKind, Scores};
 pub use cupola_kernels::{Precision, feed_forward_kept, feed_forward_rows, loss_packs, loss_rows};
 pub use device::{NAMES as DEVICES, is_host, open};
 pub use dropout::{Dropout, dropout};
 pub use embedding::embedding;
-pub use experts::router::{balance_loss, choose_experts, expert_weights, router_scores, router_z_loss};
-pub use experts::{ExpertWeights, combine, experts_swiglu, grouped_linear, permute};
+pub use experts::router::{
+    balance_loss, choose_experts, choose_in_groups, expert_weights, router_scores, router_z_loss,
+};
+pub use experts::{ExpertWeights, combine, experts_gated, grouped_linear, permute};
 pub use ffn::{LinearTensors, feed_forward};
 pub use host::erase as unranked;
 pub use linear::linear;

@@ -29,6 +29,11 @@ impl Mask {
         Self::of((0..batch * seq).map(|i| i % seq).map(|i| (i.saturating_sub(before), (i + after + 1).min(seq))))
     }
 
+    /// The last `rows` of one row of `total` keys attend themselves and what precedes them.
+    pub fn last(rows: usize, total: usize) -> Self {
+        Self::of((total - rows..total).map(|i| (0, i + 1)))
+    }
+
     /// Each query attends its own segment: neighbours with equal segment numbers belong together. `segments` holds
     /// rows of `seq`.
     pub fn segments(segments: &[u32], seq: usize) -> Self {
@@ -87,6 +92,7 @@ mod tests {
         assert_eq!(spans(&Mask::full(1, 3)), [(0, 3); 3]);
         assert_eq!(spans(&Mask::window(1, 5, 1, 0)), [(0, 1), (0, 2), (1, 3), (2, 4), (3, 5)]);
         assert_eq!(spans(&Mask::window(1, 4, 0, 1)), [(0, 2), (1, 3), (2, 4), (3, 4)]);
+        assert_eq!(spans(&Mask::last(2, 5)), [(0, 4), (0, 5)]);
         assert_eq!(spans(&Mask::segments(&[7, 7, 1, 7, 7, 7], 3)), [(0, 2), (0, 2), (2, 3), (0, 3), (0, 3), (0, 3)]);
         assert_eq!(spans(&Mask::causal_segments(&[4, 4, 5, 5], 4)), [(0, 1), (0, 2), (2, 3), (2, 4)]);
         assert_eq!(spans(&Mask::padded(&[1..3, 0..2], 3)), [(0, 0), (1, 3), (1, 3), (0, 2), (0, 2), (0, 0)]);

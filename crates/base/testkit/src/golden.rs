@@ -137,6 +137,7 @@ mod tests {
             "llama-linear-rope",
             "peft-lora",
             "loss-dpo",
+            "gguf-blocks",
             "optimizers",
             "recurrent",
             "sampling",

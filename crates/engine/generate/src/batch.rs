@@ -3,19 +3,33 @@
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use cupola_nn::{Cache, Decoder, Step};
+use cupola_nn::{Cache, Decoder, EncoderDecoder, Step};
+
+use crate::writer::Writes;
 
 /// A sequence as the model sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Slot {
     tokens: Vec<u32>,
     cache: Cache,
+    /// A text that the model has to read first.
+    unread: Option<Vec<u32>>,
 }
 
 impl Slot {
     /// A sequence of which the model has seen nothing yet.
     pub fn new(decoder: &Decoder, prompt: Vec<u32>) -> Self {
-        Self { tokens: prompt, cache: decoder.cache() }
+        Self { tokens: prompt, cache: decoder.cache(), unread: None }
+    }
+
+    /// A sequence that answers a text, which is read in its first step.
+    pub fn answer(network: &EncoderDecoder, text: Vec<u32>) -> Self {
+        Self { tokens: vec![network.spec().start], cache: network.empty_cache(), unread: Some(text) }
+    }
+
+    /// Its tokens, prompt included where it continues one.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 
     /// Adds a token that the model is to see next.
@@ -76,16 +90,21 @@ impl Logits {
 }
 
 /// The last hidden states of the next `rows` tokens of each sequence, `[N, D]`, which the model has seen then.
-fn hidden(decoder: &Decoder, slots: &mut [&mut Slot], rows: &[usize]) -> Tensor<2> {
+fn hidden(model: &impl Writes, slots: &mut [&mut Slot], rows: &[usize]) -> Tensor<2> {
     let new = slots.iter().zip(rows).flat_map(|(slot, &n)| &slot.tokens[slot.cache.len()..][..n]);
     let ids: Arc<[u32]> = new.copied().collect();
     let mut steps: Vec<Step<'_>> =
         slots.iter_mut().zip(rows).map(|(slot, &rows)| Step { cache: &mut slot.cache, rows }).collect();
-    decoder.step(&ids, &mut steps)
+    model.step(&ids, &mut steps)
 }
 
 /// Shows the model the next `rows` tokens of each sequence.
-pub(crate) fn step(decoder: &Decoder, slots: &mut [&mut Slot], rows: &[usize]) -> Logits {
+pub(crate) fn step(model: &impl Writes, slots: &mut [&mut Slot], rows: &[usize]) -> Logits {
+    for slot in slots.iter_mut() {
+        if let Some(text) = slot.unread.take() {
+            slot.cache = model.read(&text);
+        }
+    }
     let (mut owners, mut last, mut count) = (Vec::new(), Vec::new(), 0);
     for (i, (slot, &n)) in slots.iter().zip(rows).enumerate() {
         count += n;
@@ -94,13 +113,13 @@ pub(crate) fn step(decoder: &Decoder, slots: &mut [&mut Slot], rows: &[usize]) -
             last.push(count as u32 - 1);
         }
     }
-    let hidden = hidden(decoder, slots, rows);
+    let hidden = hidden(model, slots, rows);
     if owners.is_empty() {
         return Logits { owners, data: Vec::new(), vocab: 0 };
     }
     // Only the rows that somebody asks for go through the output layer.
     let hidden = if last.len() == count { hidden } else { cupola_ops::embedding(hidden, &last.into()) };
-    let logits = decoder.logits(hidden);
+    let logits = model.logits(hidden);
     Logits { owners, vocab: logits.dims()[1], data: cupola_ops::to_vec(&logits) }
 }
 

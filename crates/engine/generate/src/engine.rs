@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use cupola_arch::Model;
 use cupola_artifact::{Context, Error, Result};
-use cupola_nn::Decoder;
 use cupola_tokenizer::Tokenizer;
 
 use crate::worker::{Inbox, Submission, Worker};
-use crate::{Beam, BeamOptions, CachedBeams, beam_search};
+use crate::writer::{Limits, Writer};
+use crate::{AnswerBeams, Beam, BeamOptions, CachedBeams, beam_search};
 use crate::{EngineOptions, Event, FinishReason, Request, Sink, Stats, Usage};
 
 /// Generates text for many callers at once with continuous batching (Yu et al. 2022, "Orca"): every step takes the next
@@ -41,12 +41,12 @@ struct Handle {
     inbox: Arc<Inbox>,
     tokenizer: Tokenizer,
     options: EngineOptions,
-    max_seq_len: usize,
+    limits: Limits,
     vocab_size: usize,
     stop_ids: Vec<u32>,
     worker: Mutex<Option<JoinHandle<()>>>,
     /// For beam search, one at a time.
-    searcher: Mutex<Decoder>,
+    searcher: Mutex<Writer>,
 }
 
 impl Drop for Handle {
@@ -87,18 +87,18 @@ impl Engine {
                 return Err(Error::usage(format!("`{name}` must be at least 1")));
             }
         }
-        let decoder = model.decoder()?.frozen();
-        let (max_seq_len, vocab_size) = (decoder.spec().max_seq_len, decoder.spec().vocab_size);
+        let writer = Writer::new(&model)?;
+        let (limits, vocab_size) = (writer.limits(), writer.vocab_size());
         let inbox = Arc::new(Inbox::default());
-        let searcher = Mutex::new(decoder.clone());
-        let worker = Worker::new(decoder, tokenizer.clone(), options.clone(), Arc::clone(&inbox));
+        let searcher = Mutex::new(writer.clone());
+        let worker = Worker::new(writer, tokenizer.clone(), options.clone(), Arc::clone(&inbox));
         let stop_ids = worker.stop_ids().to_vec();
         let thread = std::thread::Builder::new()
             .name("generate".into())
             .spawn(move || worker.run())
             .context(|| "cannot start the generation thread".into())?;
         let (options, worker) = (options.clone(), Mutex::new(Some(thread)));
-        let handle = Handle { inbox, tokenizer, options, max_seq_len, vocab_size, stop_ids, worker, searcher };
+        let handle = Handle { inbox, tokenizer, options, limits, vocab_size, stop_ids, worker, searcher };
         Ok(Self { handle: Arc::new(handle) })
     }
 
@@ -135,11 +135,16 @@ impl Engine {
     }
 
     fn check(&self, request: &Request) -> Result<()> {
-        let (tokens, limit) = (request.prompt.len(), self.handle.max_seq_len);
+        let Limits { sequence: limit, read } = self.handle.limits;
+        let tokens = request.prompt.len();
         if tokens == 0 {
             return Err(Error::usage("the prompt is empty"));
         }
-        if tokens >= limit {
+        if let Some(read) = read.filter(|read| tokens > *read) {
+            let message = format!("the prompt has {tokens} tokens, but the model reads at most {read}");
+            return Err(Error::usage(message).with_hint("shorten the prompt"));
+        }
+        if read.is_none() && tokens >= limit {
             let message = format!("the prompt has {tokens} tokens, but prompt and answer together may have {limit}");
             return Err(Error::usage(message).with_hint("shorten the prompt"));
         }
@@ -220,11 +225,10 @@ impl Engine {
     /// # Errors
     /// As [`beam_search`] and [`Self::submit`].
     pub fn beam_search(&self, prompts: &[Vec<u32>], options: &BeamOptions) -> Result<Vec<Vec<Beam>>> {
-        let room = self.handle.max_seq_len;
         let mut options = options.clone();
         for prompt in prompts {
             self.check(&Request { prompt: prompt.clone(), params: options.params.clone() })?;
-            options.params.max_tokens = options.params.max_tokens.min(room - prompt.len());
+            options.params.max_tokens = options.params.max_tokens.min(self.room(prompt.len()));
         }
         options.params.min_tokens = options.params.min_tokens.min(options.params.max_tokens);
         if !options.params.ignore_eos {
@@ -232,8 +236,14 @@ impl Engine {
             options.stop_ids.sort_unstable();
             options.stop_ids.dedup();
         }
-        let decoder = self.handle.searcher.lock().unwrap_or_else(PoisonError::into_inner);
-        beam_search(&mut CachedBeams::new(&decoder), prompts, &options)
+        let writer = self.handle.searcher.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*writer {
+            Writer::Decoder(decoder) => beam_search(&mut CachedBeams::new(decoder), prompts, &options),
+            Writer::EncoderDecoder(network) => {
+                let (mut beams, starts) = AnswerBeams::new(network, prompts);
+                beam_search(&mut beams, &starts, &options)
+            }
+        }
     }
 
     /// Counters and gauges.
@@ -247,9 +257,15 @@ impl Engine {
         &self.handle.tokenizer
     }
 
-    /// Tokens that prompt and answer may have together.
+    /// Tokens that prompt and answer may have together; where the prompt is read apart, one more than that may have.
     pub fn max_seq_len(&self) -> usize {
-        self.handle.max_seq_len
+        let Limits { sequence, read } = self.handle.limits;
+        read.map_or(sequence, |read| read + 1)
+    }
+
+    /// Tokens that the answer to a prompt of so many may have.
+    fn room(&self, prompt: usize) -> usize {
+        self.handle.limits.room(prompt)
     }
 }
 

@@ -42,3 +42,11 @@ pub fn load_reader(dir: &Path, device: &Device) -> Result<(Model, Tokenizer)> {
     }
     Ok((model, tokenizer))
 }
+
+/// Whether a model directory holds an encoder.
+///
+/// # Errors
+/// A missing or broken `config.json`.
+pub fn is_encoder(dir: &Path) -> Result<bool> {
+    Ok(dir.join("config.json").exists() && Model::read_spec(dir)?.encoder().is_ok())
+}

@@ -159,10 +159,52 @@ pub fn document_start(decoder: &Decoder, tokenizer: &Tokenizer) -> Result<u32> {
     })
 }
 
-/// How well a model predicts texts: every token exactly once, in windows that do not overlap, as long as the context,
-/// each with the last token of the window before it as its first; before the text stands the token that begins a
-/// document. (The "rolling" log-likelihood of lm-evaluation-harness with one token of context.) `progress` hears how
-/// many of the tokens are done.
+/// Texts as tokens to score: every token exactly once, in windows that do not overlap, as long as the context, each with
+/// the last token of the window before it as its first; before a text stands the token that begins a document. (The
+/// "rolling" log-likelihood of lm-evaluation-harness with one token of context.)
+pub struct ScoreTexts {
+    items: Vec<ScoreItem>,
+    tokens: u64,
+    bytes: u64,
+}
+
+impl ScoreTexts {
+    /// Encodes texts for models like `decoder`.
+    ///
+    /// # Errors
+    /// When the tokenizer fails or does not fit the model.
+    pub fn encode(decoder: &Decoder, tokenizer: &Tokenizer, texts: &[&str]) -> Result<Self> {
+        let (start, window) = (document_start(decoder, tokenizer)?, decoder.spec().max_seq_len);
+        let mut items = Vec::new();
+        for ids in tokenizer.encode_batch(texts)? {
+            let mut before = start;
+            for part in ids.chunks(window) {
+                items.push(ScoreItem::continuation(&[before], part));
+                before = part[part.len() - 1];
+            }
+        }
+        let tokens = items.iter().map(|item| item.ids.len() as u64 - 1).sum();
+        Ok(Self { items, tokens, bytes: texts.iter().map(|t| t.len() as u64).sum() })
+    }
+
+    /// How well a model predicts them. `progress` hears how many of the tokens are done.
+    ///
+    /// # Errors
+    /// When there is no text, or a token that the model does not know.
+    pub fn score(&self, decoder: &Decoder, progress: &mut dyn FnMut(u64, u64)) -> Result<TextScore> {
+        let (items, total) = (&self.items, self.tokens);
+        if total == 0 {
+            return Err(Error::failed("there is no text to measure perplexity on"));
+        }
+        let mut tell = |done: usize| progress((done as f64 / items.len() as f64 * total as f64) as u64, total);
+        let scores = log_likelihoods(decoder, items, &mut tell)?;
+        let nats = -scores.iter().map(|s| s.log_likelihood).sum::<f64>();
+        let tokens = scores.iter().map(|s| s.tokens as u64).sum();
+        Ok(TextScore { nats, tokens, bytes: self.bytes })
+    }
+}
+
+/// How well a model predicts texts, as [`ScoreTexts`] cuts them. `progress` hears how many of the tokens are done.
 ///
 /// # Errors
 /// When there is no text, or the tokenizer does not fit the model.
@@ -172,24 +214,7 @@ pub fn score_texts(
     texts: &[&str],
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<TextScore> {
-    let (start, window) = (document_start(decoder, tokenizer)?, decoder.spec().max_seq_len);
-    let mut items = Vec::new();
-    for ids in tokenizer.encode_batch(texts)? {
-        let mut before = start;
-        for part in ids.chunks(window) {
-            items.push(ScoreItem::continuation(&[before], part));
-            before = part[part.len() - 1];
-        }
-    }
-    let total: u64 = items.iter().map(|item| item.ids.len() as u64 - 1).sum();
-    if total == 0 {
-        return Err(Error::failed("there is no text to measure perplexity on"));
-    }
-    let mut tell = |done: usize| progress((done as f64 / items.len() as f64 * total as f64) as u64, total);
-    let scores = log_likelihoods(decoder, &items, &mut tell)?;
-    let nats = -scores.iter().map(|s| s.log_likelihood).sum::<f64>();
-    let tokens = scores.iter().map(|s| s.tokens as u64).sum();
-    Ok(TextScore { nats, tokens, bytes: texts.iter().map(|t| t.len() as u64).sum() })
+    ScoreTexts::encode(decoder, tokenizer, texts)?.score(decoder, progress)
 }
 
 /// The tokens of a context and its continuation by the rules of lm-evaluation-harness: white space at the context's end

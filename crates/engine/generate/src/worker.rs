@@ -6,13 +6,13 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use cupola_nn::Decoder;
 use cupola_tokenizer::{StreamDecoder, Tokenizer};
 
 use crate::batch::{Slot, share, step};
 use crate::logprobs::token_logprob;
 use crate::sampler::Sampler;
 use crate::stop::StopFilter;
+use crate::writer::Writer;
 use crate::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink, Stats, Usage};
 
 /// What a sequence is told when the engine goes away under it.
@@ -65,6 +65,8 @@ enum Ending {
 struct Active {
     slot: Slot,
     prompt_len: usize,
+    /// Tokens of the sequence before the first that was generated.
+    begun: usize,
     params: SamplingParams,
     sampler: Sampler,
     /// `None` once its end was flushed.
@@ -83,7 +85,7 @@ impl Active {
     }
 
     fn generated(&self) -> usize {
-        self.slot.len() - self.prompt_len
+        self.slot.len() - self.begun
     }
 
     fn send_text(&mut self, text: String) -> bool {
@@ -163,7 +165,7 @@ impl Active {
 
 /// The worker's own state.
 pub(crate) struct Worker {
-    decoder: Decoder,
+    writer: Writer,
     tokenizer: Tokenizer,
     options: EngineOptions,
     stop_ids: Vec<u32>,
@@ -172,10 +174,10 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub fn new(decoder: Decoder, tokenizer: Tokenizer, options: EngineOptions, inbox: Arc<Inbox>) -> Self {
+    pub fn new(writer: Writer, tokenizer: Tokenizer, options: EngineOptions, inbox: Arc<Inbox>) -> Self {
         let mut stop_ids = tokenizer.stop_ids().to_vec();
-        stop_ids.extend(&decoder.spec().eos);
-        Self { decoder, tokenizer, options, stop_ids, inbox, active: Vec::new() }
+        stop_ids.extend(writer.eos());
+        Self { writer, tokenizer, options, stop_ids, inbox, active: Vec::new() }
     }
 
     /// The tokens that end a text.
@@ -211,10 +213,13 @@ impl Worker {
     fn start(&self, submission: Submission) -> Active {
         let Submission { request, sink, ids, seed, submitted } = submission;
         let Request { prompt, params } = request;
+        let prompt_len = prompt.len();
+        let slot = self.writer.slot(prompt);
         Active {
-            prompt_len: prompt.len(),
-            sampler: Sampler::new(&params, seed).with_prompt(&prompt, &self.stop_ids),
-            slot: Slot::new(&self.decoder, prompt),
+            prompt_len,
+            begun: slot.len(),
+            sampler: Sampler::new(&params, seed).with_prompt(slot.tokens(), &self.stop_ids),
+            slot,
             text: Some(self.tokenizer.stream()),
             stops: StopFilter::new(&params.stop),
             params,
@@ -234,14 +239,14 @@ impl Worker {
             self.active.iter().zip(&rows).filter(|(a, _)| a.generated() == 0).map(|(_, rows)| rows).sum();
         let started = Instant::now();
         let mut slots: Vec<&mut Slot> = self.active.iter_mut().map(|a| &mut a.slot).collect();
-        let logits = catch_unwind(AssertUnwindSafe(|| step(&self.decoder, &mut slots, &rows)));
+        let logits = catch_unwind(AssertUnwindSafe(|| step(&self.writer, &mut slots, &rows)));
         let busy = started.elapsed().as_secs_f64();
         let mut endings: Vec<(usize, Ending)> = Vec::new();
         let mut generated = 0;
         match &logits {
             Ok(logits) => {
                 generated = logits.owners.len();
-                let max_seq_len = self.decoder.spec().max_seq_len;
+                let max_seq_len = self.writer.limits().sequence;
                 for (i, row) in logits.iter() {
                     endings.extend(self.active[i].advance(row, &self.stop_ids, max_seq_len).map(|e| (i, e)));
                 }

@@ -1,19 +1,19 @@
 //! One training measurement; prints one JSON line: `bench_step CASE PRECISION [--steps N] [--forward] [--seq T]
-//! [--batch B] [--recompute]`. The peer's side is `bench/train/peer.py`, which has the same cases.
+//! [--batch B] [--family NAME] [--recompute]`. The peer's side is `bench/train/peer.py`, which has the same cases.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use cupola_arch::{Model, Sizes};
+use cupola_arch::{ExpertSizes, Model, Sizes};
 use cupola_nn::{Batch, Module};
 use cupola_train::optim::{Optimizer, OptimizerConfig};
-use cupola_train::{PrecisionSetting, peak_memory};
+use cupola_train::{PrecisionSetting, StepSize, peak_memory, training_bytes};
 use serde_json::json;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: cupola_kernels::Allocator = cupola_kernels::Allocator;
 
 struct Case {
     family: &'static str,
@@ -29,13 +29,17 @@ struct Case {
 fn case(name: &str) -> Case {
     match name {
         "S" => Case { family: "llama", d_model: 288, layers: 6, heads: 6, d_ff: 768, vocab: 8192, seq: 256, batch: 16 },
+        // A mixture of experts as wide as S for each token: two of eight, half as wide.
+        "E" => {
+            Case { family: "mixtral", d_model: 288, layers: 6, heads: 6, d_ff: 384, vocab: 8192, seq: 256, batch: 16 }
+        }
         "L" => {
             Case { family: "llama", d_model: 512, layers: 8, heads: 8, d_ff: 1376, vocab: 8192, seq: 4096, batch: 1 }
         }
         "M" => {
             Case { family: "gpt2", d_model: 768, layers: 12, heads: 12, d_ff: 3072, vocab: 50257, seq: 512, batch: 2 }
         }
-        other => panic!("there is no case {other}: S, M or L"),
+        other => panic!("there is no case {other}: S, E, M or L"),
     }
 }
 
@@ -49,6 +53,7 @@ impl Case {
             n_kv_heads: self.heads,
             d_head: self.d_model / self.heads,
             d_ff: self.d_ff,
+            experts: ExpertSizes::default(),
             max_seq_len: self.seq,
             tie_embeddings: self.family == "gpt2",
             bos: None,
@@ -74,7 +79,8 @@ fn main() {
     let (steps, forward) = (value("--steps").unwrap_or(5), args.iter().any(|a| a == "--forward"));
 
     cupola_kernels::keep_freed_memory();
-    let family = cupola_arch::family(case.family).unwrap();
+    let named = args.iter().position(|a| a == "--family").map(|at| args[at + 1].as_str());
+    let family = cupola_arch::family(named.unwrap_or(case.family)).unwrap();
     let mut model = Model::fresh(family, &case.sizes(), 1, &Device::flex()).unwrap();
     let spec = model.decoder().unwrap().spec().clone();
     model.network.set_precision(precision);
@@ -108,8 +114,8 @@ fn main() {
         }
     }
     times.sort_by(f64::total_cmp);
-    let activations = spec.activation_bytes(tokens, recompute, precision);
-    let planned = 13.0 / 12.0 * (16.0 * spec.parameters() as f64 + activations);
+    let planned =
+        training_bytes(model.spec(), StepSize { rows: tokens, accumulates: false, recompute, precision, state: 8.0 });
     let flops = spec.train_flops_per_token(case.seq) / if forward { 3.0 } else { 1.0 };
     println!(
         "{}",

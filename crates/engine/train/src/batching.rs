@@ -75,13 +75,9 @@ impl Rows {
         }
         // Padding is a segment of its own.
         let segments: Vec<u32> = owners.iter().map(|o| o.map_or(0, |i| i as u32 + 1)).collect();
-        Self {
-            batch: Batch::segmented(ids, rows.len(), &segments),
-            targets: targets.into(),
-            tokens: lengths.iter().sum(),
-            owners,
-            examples: examples.len(),
-        }
+        let mut batch = Batch::segmented(ids, rows.len(), &segments);
+        batch.real = Some(owners.iter().map(Option::is_some).collect());
+        Self { batch, targets: targets.into(), tokens: lengths.iter().sum(), owners, examples: examples.len() }
     }
 
     /// Tokens that are learned.

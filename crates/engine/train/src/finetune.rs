@@ -214,7 +214,7 @@ impl FineTune {
         match self.method {
             Method::Full => model.set_trainable(|_| true),
             Method::Lora => {
-                if model.add_lora(&self.lora, seed) == 0 {
+                if model.adapt(&self.lora, seed)? == 0 {
                     let names = self.lora.target_modules.join(", ");
                     return Err(Error::usage(format!(
                         "the model has no layers called {names} (`lora.target_modules`)"

@@ -218,15 +218,16 @@ impl Optimizer {
         in_place
     }
 
+    /// What it remembers, each with its name in a checkpoint.
+    pub fn moments(&self) -> impl Iterator<Item = (String, &Moments)> {
+        self.state.iter().flat_map(|(name, kept)| {
+            kept.slots.iter().zip(&kept.moments).map(move |(slot, m)| (format!("{name}.{}", slot.name), m))
+        })
+    }
+
     /// Its state for a checkpoint.
     pub fn state(&self) -> StateDict {
-        let mut out = StateDict::new();
-        for (name, kept) in &self.state {
-            for (slot, moments) in kept.slots.iter().zip(&kept.moments) {
-                out.insert(format!("{name}.{}", slot.name), moments.to_host());
-            }
-        }
-        out
+        self.moments().map(|(name, moments)| (name, moments.to_host())).collect()
     }
 
     /// Takes the state of `params` out of a checkpoint, bit for bit. A parameter that never had a gradient has none.

@@ -1,5 +1,6 @@
 //! The training loop that pretraining, tuning and alignment share.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -7,14 +8,15 @@ use burn::tensor::Tensor;
 use cupola_arch::Model;
 use cupola_artifact::stage::Progress;
 use cupola_artifact::{
-    Checkpoints, Context, Error, Result, StateDict, read_safetensors, write_atomic, write_safetensors,
+    Checkpoints, Context, DType, Error, Result, read_safetensors, write_atomic, write_safetensors_with,
 };
-use cupola_nn::Module;
+use cupola_nn::{Module, ParamMut};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::memory::peak_memory;
 use crate::metrics::Metrics;
-use crate::optim::{Gradients, Optimizer, OptimizerConfig, accumulate};
+use crate::optim::{Gradients, Moments, Optimizer, OptimizerConfig, accumulate};
 use crate::schedule::ScheduleConfig;
 
 /// The loss of one micro-batch. The losses of a step's micro-batches add up to the step's loss.
@@ -105,7 +107,7 @@ pub struct TrainSummary {
     pub tokens_per_second: f64,
     /// Share of the machine's measured peak; 0 on other devices than the CPU.
     pub mfu: f64,
-    /// The largest amount of memory that the process held, bytes.
+    /// The largest amount of memory that the process held since the stage began, bytes.
     pub peak_memory: u64,
     /// The step it was resumed at.
     pub resumed_at: Option<u64>,
@@ -132,6 +134,8 @@ pub fn train(
     settings: &TrainSettings,
     io: &TrainIo<'_>,
 ) -> Result<TrainSummary> {
+    // What reading and encoding have freed is no part of training.
+    cupola_kernels::give_back_memory();
     cupola_kernels::keep_freed_memory();
     let mut run = Run::start(model, objective, settings, io)?;
     io.progress.begin(&settings.task, Some(settings.steps), "step");
@@ -230,6 +234,7 @@ impl<'a> Run<'a> {
         let clip = settings.clip;
         let scale = if clip > 0.0 && norm > clip { clip / (norm + 1e-6) } else { 1.0 };
         self.optimizer.step(model.params_mut(), &gradients, lr as f32, step + 1, scale as f32);
+        let routers = crate::balance::after_step(model);
 
         let seconds = begun.elapsed().as_secs_f64();
         self.saved.step += 1;
@@ -240,6 +245,8 @@ impl<'a> Run<'a> {
         if self.saved.recent_losses.len() > keep {
             self.saved.recent_losses.remove(0);
         }
+        let mut figures: Vec<(&str, f64)> = figures;
+        figures.extend(routers.iter().map(|(name, value)| (name.as_str(), *value)));
         self.show(loss, &figures, lr, norm, tokens as f64 / seconds, objective.flops_per_token())
     }
 
@@ -327,22 +334,39 @@ fn take_gradients(model: &mut Model, loss: Tensor<1>) -> Gradients {
 }
 
 fn write_checkpoint(model: &mut Model, optimizer: &Optimizer, saved: &Saved, dir: &std::path::Path) -> Result<()> {
-    let trained: StateDict =
-        model.params_mut().iter().filter(|p| p.trainable()).map(|p| (p.name().to_string(), p.to_host())).collect();
-    write_safetensors(&dir.join("model.safetensors"), &trained, &[])?;
-    write_safetensors(&dir.join("optimizer.safetensors"), &optimizer.state(), &[])?;
+    // One tensor at a time: a copy of everything would be the largest amount of memory that training takes.
+    let biases: BTreeSet<String> = crate::balance::biases(model).map(|bias| bias.name().to_owned()).collect();
+    let params = model.params_mut();
+    let trained: BTreeMap<&str, &ParamMut<'_>> =
+        params.iter().filter(|p| p.trainable() || biases.contains(p.name())).map(|p| (p.name(), p)).collect();
+    let slots = trained.iter().map(|(name, p)| ((*name).to_owned(), DType::F32, p.shape())).collect();
+    write_safetensors_with(&dir.join("model.safetensors"), slots, &[], |name, out| {
+        out.write_all(&trained[name].to_host().bytes)
+    })?;
+    let moments: BTreeMap<String, &Moments> = optimizer.moments().collect();
+    let slots = moments.iter().map(|(name, m)| (name.clone(), m.dtype(), vec![m.len()])).collect();
+    write_safetensors_with(&dir.join("optimizer.safetensors"), slots, &[], |name, out| {
+        out.write_all(&moments[name].to_host().bytes)
+    })?;
     let text = serde_json::to_vec(saved).context(|| "cannot write the trainer's state".into())?;
     write_atomic(&dir.join("trainer.json"), &text)
 }
 
 fn restore(model: &mut Model, optimizer: &mut Optimizer, dir: &std::path::Path) -> Result<Saved> {
     let mut state = read_safetensors(&dir.join("model.safetensors"))?;
-    for mut param in model.params_mut().into_iter().filter(cupola_nn::ParamMut::trainable) {
+    for mut param in model.params_mut().into_iter().filter(ParamMut::trainable) {
         let tensor = state.remove(param.name()).filter(|t| t.shape == param.shape()).ok_or_else(|| {
             Error::failed(format!("the checkpoint {} does not fit the model at `{}`", dir.display(), param.name()))
         })?;
         let data = tensor.to_f32()?;
         param.update(|numbers| numbers.copy_from_slice(&data));
+    }
+    for bias in crate::balance::biases(model) {
+        let tensor = state
+            .remove(bias.name())
+            .ok_or_else(|| Error::failed(format!("the checkpoint {} has no `{}`", dir.display(), bias.name())))?;
+        let data = tensor.to_f32()?;
+        bias.update(|numbers| numbers.copy_from_slice(&data));
     }
     optimizer.restore(read_safetensors(&dir.join("optimizer.safetensors"))?, &model.params_mut())?;
     let path = dir.join("trainer.json");
@@ -355,9 +379,34 @@ fn one_line(text: &str) -> String {
     flat.chars().take(160).collect()
 }
 
-/// The largest amount of memory that this process held, bytes; 0 where the system does not tell.
-pub fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"));
-    line.and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0) << 10
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_holds_the_biases_of_routers() {
+        let load = || {
+            let mut model =
+                Model::load(&cupola_testkit::fixture("deepseek-v3"), &burn::tensor::Device::flex()).unwrap();
+            model.set_trainable(|_| true);
+            model
+        };
+        let (mut model, mut fresh) = (load(), load());
+        model.routers()[0].balance(&[9, 1, 1, 1, 1, 1, 1, 1]);
+        let mut optimizer = Optimizer::new(&OptimizerConfig::default()).unwrap();
+        let saved = Saved {
+            step: 1,
+            tokens: 1,
+            seconds: 0.0,
+            train_seconds: 0.0,
+            recent_losses: vec![],
+            position: Value::Null,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        write_checkpoint(&mut model, &optimizer, &saved, dir.path()).unwrap();
+        assert_ne!(fresh.state(), model.state());
+        restore(&mut fresh, &mut optimizer, dir.path()).unwrap();
+        assert_eq!(fresh.state(), model.state());
+    }
 }

@@ -61,7 +61,7 @@ fn base_path(dir: &Path, config: &Map<String, Value>) -> Result<PathBuf> {
 pub fn apply(model: &mut Model, dir: &Path) -> Result<()> {
     let config = read_json(&dir.join("adapter_config.json"))?;
     let settings = read_config(&config).map_err(|e| e.wrap(format!("cannot use the adapter in {}", dir.display())))?;
-    model.add_lora(&settings, 0);
+    model.adapt(&settings, 0)?;
     let path = dir.join("adapter_model.safetensors");
     let mut state = read_safetensors(&path)?;
     for mut param in model.params_mut().into_iter().filter(|p| p.name().contains(".lora_")) {

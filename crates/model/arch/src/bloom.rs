@@ -93,7 +93,7 @@ impl Family for Bloom {
 
     /// Published files hold the bare model.
     fn rename(&self, name: &str) -> Option<String> {
-        let whole = name.starts_with("transformer.") || name.starts_with("lm_head.");
+        let whole = ["transformer.", "lm_head.", "score."].iter().any(|start| name.starts_with(start));
         Some(if whole { name.into() } else { format!("transformer.{name}") })
     }
 

@@ -31,6 +31,19 @@ pub(crate) fn token_list(ids: &[u32]) -> Value {
     }
 }
 
+/// How much longer what is rotated becomes with YaRN's stretch by `factor`.
+fn yarn_length(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+}
+
+/// Refuses more blocks than any model has.
+pub(crate) fn few_blocks(what: &str, n: usize) -> Result<usize> {
+    if n > MOST_BLOCKS {
+        return Err(Error::failed(format!("`{what}` in config.json asks for {n} blocks; the most are {MOST_BLOCKS}")));
+    }
+    Ok(n)
+}
+
 /// A `config.json`.
 pub struct ConfigJson<'a> {
     /// The settings.
@@ -57,6 +70,14 @@ impl ConfigJson<'_> {
             .map(|n| n.map(|n| n as usize))
     }
 
+    /// A positive whole number, or what the reference derives where it is absent or `"auto"`.
+    pub fn size_or_auto(&self, key: &str, derived: usize) -> Result<usize> {
+        if self.get(key).is_some_and(|value| value == "auto") {
+            return Ok(derived);
+        }
+        Ok(self.size(key)?.unwrap_or(derived))
+    }
+
     /// A positive whole number that must be there.
     pub fn required_size(&self, key: &str) -> Result<usize> {
         self.size(key)?.ok_or_else(|| {
@@ -67,13 +88,7 @@ impl ConfigJson<'_> {
 
     /// The number of blocks.
     pub fn blocks(&self, key: &str) -> Result<usize> {
-        let n = self.required_size(key)?;
-        if n > MOST_BLOCKS {
-            return Err(Error::failed(format!(
-                "`{key}` in config.json asks for {n} blocks; the most are {MOST_BLOCKS}"
-            )));
-        }
-        Ok(n)
+        few_blocks(key, self.required_size(key)?)
     }
 
     /// A number, or a default.
@@ -186,7 +201,11 @@ impl ConfigJson<'_> {
         let theta = settings.number("rope_theta", self.number("rope_theta", 10_000.0)?)?;
         let share = settings.number("partial_rotary_factor", self.number("partial_rotary_factor", 1.0)?)?;
         let rotary_dim = (d_head as f64 * share) as usize;
-        if rotary_dim == 0 || rotary_dim > d_head || !rotary_dim.is_multiple_of(2) {
+        // The reference rounds an odd number up and leaves the exponents as they were.
+        let odd = rotary_dim;
+        let rotary_dim = odd + odd % 2;
+        let theta = if odd % 2 == 1 { theta.powf(rotary_dim as f64 / odd as f64) } else { theta };
+        if rotary_dim == 0 || rotary_dim > d_head {
             return Err(Error::failed(format!(
                 "{rotary_dim} of a head of {d_head} numbers cannot be rotated in pairs"
             )));
@@ -231,19 +250,52 @@ impl ConfigJson<'_> {
         Ok(here.unwrap_or(self.number("max_position_embeddings", 2048.0)?))
     }
 
+    /// What DeepSeek's scores are multiplied by besides `1 / sqrt(d_head)`, with a stretch of rotary positions that asks
+    /// for it.
+    pub fn stretched_scale(&self) -> Result<f64> {
+        let settings = match self.section("rope_parameters")? {
+            Some(found) => Some(found),
+            None => self.section("rope_scaling")?,
+        };
+        let Some(settings) = settings else { return Ok(1.0) };
+        let (kind, all_dim) =
+            (settings.text("rope_type", settings.text("type", "default")?)?, settings.number("mscale_all_dim", 0.0)?);
+        match kind != "default" && all_dim != 0.0 {
+            true => Ok(yarn_length(settings.number("factor", 1.0)?, all_dim).powi(2)),
+            false => Ok(1.0),
+        }
+    }
+
+    /// A whole number that may be 0, or a default.
+    pub fn count(&self, key: &str, default: usize) -> Result<usize> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        let count = value.as_u64().filter(|n| *n <= LARGEST);
+        count.map(|n| n as usize).ok_or_else(|| self.wrong(key, "a whole number", value))
+    }
+
+    /// A list of whole numbers, empty where there is none.
+    pub fn counts(&self, key: &str) -> Result<Vec<usize>> {
+        let Some(value) = self.get(key) else { return Ok(vec![]) };
+        let all = value.as_array().and_then(|list| list.iter().map(|n| n.as_u64().map(|n| n as usize)).collect());
+        all.ok_or_else(|| self.wrong(key, "a list of whole numbers", value))
+    }
+
     fn yarn(&self, settings: &ConfigJson<'_>) -> Result<RopeScaling> {
         let original_max_seq_len = self.original_len(settings)?;
         let factor =
             settings.number("factor", self.number("max_position_embeddings", 2048.0)? / original_max_seq_len)?;
-        let scale = |by: f64| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
+        // A zero counts as absent.
+        let beta = |key: &str, default: f64| settings.number(key, default).map(|b| if b == 0.0 { default } else { b });
         let derived = match (settings.optional_number("mscale")?, settings.optional_number("mscale_all_dim")?) {
-            (Some(some), Some(all)) if some != 0.0 && all != 0.0 => scale(some) / scale(all),
-            _ => scale(1.0),
+            (Some(some), Some(all)) if some != 0.0 && all != 0.0 => {
+                yarn_length(factor, some) / yarn_length(factor, all)
+            }
+            _ => yarn_length(factor, 1.0),
         };
         Ok(RopeScaling::Yarn {
             factor,
-            beta_fast: settings.number("beta_fast", 32.0)?,
-            beta_slow: settings.number("beta_slow", 1.0)?,
+            beta_fast: beta("beta_fast", 32.0)?,
+            beta_slow: beta("beta_slow", 1.0)?,
             truncate: settings.flag("truncate", true)?,
             attention_factor: settings.number("attention_factor", derived)?,
             original_max_seq_len,

@@ -108,15 +108,15 @@ impl Family for Falcon {
         let fused = blocks().filter_map(|(i, b)| Some((i, b.attention()?)));
         let norms = blocks().filter(|(_, b)| b.layout == Layout::Parallel).flat_map(|(i, _)| {
             [("ln_attn", "input_layernorm"), ("ln_mlp", "post_attention_layernorm")]
-                .map(|(file, model)| [file, model].map(|part| format!("transformer.h.{i}.{part}")))
+                .map(|(file, model)| [file, model].map(|part| format!("transformer.h.{i}.{part}.")))
         });
-        let norms = norms.map(|[file, model]| Rearrangement::Renamed { file, model });
+        let norms = norms.map(|[file, name]| Rearrangement::Renamed { file, name });
         fused.map(|(i, a)| fused_qkv(&name(i), a, a.n_kv_heads)).chain(norms).collect()
     }
 
     /// Published files hold the bare model or the whole one.
     fn rename(&self, name: &str) -> Option<String> {
-        let whole = name.starts_with("transformer.") || name.starts_with("lm_head.");
+        let whole = ["transformer.", "lm_head.", "score."].iter().any(|start| name.starts_with(start));
         Some(if whole { name.into() } else { format!("transformer.{name}") })
     }
 

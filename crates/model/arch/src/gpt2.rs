@@ -123,7 +123,8 @@ impl Family for Gpt2 {
         if bare.ends_with(".attn.bias") || bare.ends_with(".attn.masked_bias") {
             return None;
         }
-        Some(if bare.starts_with("lm_head.") { bare.into() } else { format!("transformer.{bare}") })
+        let on_top = ["lm_head.", "score."].iter().any(|head| bare.starts_with(head));
+        Some(if on_top { bare.into() } else { format!("transformer.{bare}") })
     }
 
     fn form(&self) -> Form {

@@ -1,8 +1,14 @@
 //! Families of models: one file each with its configuration and its weight names, and model directories.
 
 mod adapter;
+mod albert;
+mod bart;
+mod bert;
 mod bloom;
 mod config;
+mod deepseek_v3;
+mod distilbert;
+mod electra;
 mod falcon;
 mod family;
 mod fused;
@@ -10,27 +16,50 @@ mod gemma2;
 mod gemma3;
 mod gpt2;
 mod gpt_neox;
+mod jamba;
+mod led;
 mod likeness;
 mod llama;
+mod longformer;
+mod mamba;
+mod mamba2;
 mod mistral;
+mod mixtral;
+mod mixture;
 mod model;
+mod modernbert;
 mod mps;
+mod mt5;
 mod names;
 mod network;
 mod opt;
+mod parts;
+mod pegasus;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod rearrange;
+mod recurrent;
+mod recurrent_gemma;
+mod rnn;
+mod roberta;
+mod rwkv;
+mod seq2seq;
 mod source;
+mod switch;
+mod t5;
+mod tasks;
+mod zamba2;
 
 pub use adapter::{apply as apply_adapter, save_adapter};
 pub use config::ConfigJson;
-pub use family::{Family, Form, Sizes};
+pub use family::{Damage, ExpertSizes, Family, Form, Sizes};
 pub use fused::Fused;
 pub use model::{Model, family};
 pub use names::{NameTable, Names};
 pub use network::{Network, Spec};
+pub use parts::{Parts, is_gguf};
 pub use rearrange::Rearrangement;
 
 /// Every family.
@@ -47,5 +76,31 @@ pub const ALL: &[&dyn Family] = &[
     &opt::Opt,
     &bloom::Bloom,
     &falcon::Falcon,
+    &mamba::Mamba,
+    &mamba2::Mamba2,
+    &rwkv::Rwkv,
+    &recurrent_gemma::RecurrentGemma,
+    &rnn::ELMAN,
+    &rnn::LSTM,
+    &rnn::GRU,
+    &zamba2::Zamba2,
+    &jamba::Jamba,
+    &mixtral::Mixtral,
+    &qwen3_moe::Qwen3Moe,
+    &deepseek_v3::DeepseekV3,
+    &bert::Bert,
+    &roberta::ROBERTA,
+    &roberta::XLM_ROBERTA,
+    &albert::Albert,
+    &distilbert::DistilBert,
+    &electra::Electra,
+    &modernbert::ModernBert,
+    &longformer::Longformer,
+    &t5::T5,
+    &mt5::Mt5,
+    &switch::SwitchTransformers,
+    &bart::Bart,
+    &led::Led,
+    &pegasus::Pegasus,
     &mps::Mps,
 ];

@@ -4,15 +4,17 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
-use cupola_nn::{Decoder, Module, Piece};
+use cupola_nn::{Decoder, Encoder, EncoderDecoder, LoraConfig, Module, ParamMut, Piece};
 use serde_json::{Map, Value, json};
 
 use crate::ALL;
 use crate::config::{ConfigJson, token_list};
 use crate::family::{Family, Sizes};
 use crate::names::Names;
-use crate::network::{Network, Spec};
+use crate::network::{DECODER, Network, Spec, wrong_kind};
+use crate::parts::{is_gguf, read_gguf};
 use crate::source::{Checkpoint, Fresh};
+use crate::tasks;
 
 /// A network with the family it belongs to.
 #[derive(Clone)]
@@ -23,7 +25,12 @@ pub struct Model {
     family: &'static dyn Family,
     config: Map<String, Value>,
     int8_group: Option<usize>,
+    /// A small network that is trained beside it; its tables are this one's.
+    generator: Option<Box<Model>>,
 }
+
+/// What stands before the names of a generator's weights.
+const GENERATOR: &str = "generator.";
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -74,7 +81,8 @@ fn int8_group(config: &Map<String, Value>) -> Result<Option<usize>> {
 }
 
 impl Model {
-    /// Loads a directory: a model, or a PEFT adapter whose base is beside it or named by an absolute path.
+    /// Loads a directory: a model, or a PEFT adapter whose base is beside it or named by an absolute path. Loads a GGUF file
+    /// as well, whose block formats become floats.
     ///
     /// # Errors
     /// A missing or broken file, a setting that is not supported, a weight that does not fit.
@@ -86,21 +94,25 @@ impl Model {
     }
 
     fn load_base(dir: &Path, device: &Device) -> Result<Self> {
-        let config = read_json(&dir.join("config.json"))?;
+        let (config, state) = match is_gguf(dir) {
+            true => read_gguf(dir)?,
+            false => (read_json(&dir.join("config.json"))?, read_weights(dir)?),
+        };
         let (family, spec) = describe(&config)?;
         let group = int8_group(&config)?;
         let names = Names(family.names());
+        let spec = family.settled(spec, &|name| state.contains_key(name));
         let mut source = Checkpoint {
             names,
-            state: unpacked(family, &spec, read_weights(dir)?)?,
+            state: unpacked(family, &spec, state)?,
             device: device.clone().without_autodiff(),
             group: group.unwrap_or(1),
         };
         let network = spec.build(&mut source)?;
         // Files of tied models may have the output layer nevertheless.
         let head = if spec.tie_embeddings() { names.in_file("head.weight").ok() } else { None };
-        source.finish(|name| head.as_deref() == Some(name))?;
-        Ok(Self { network, spec, family, config, int8_group: group })
+        source.finish(|name| head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
+        Ok(Self { network, spec, family, config, int8_group: group, generator: None })
     }
 
     /// What `config.json` in a directory describes, without its weights.
@@ -108,7 +120,8 @@ impl Model {
     /// # Errors
     /// As [`Self::load`].
     pub fn read_spec(dir: &Path) -> Result<Spec> {
-        Ok(describe(&read_json(&dir.join("config.json"))?)?.1)
+        let config = if is_gguf(dir) { read_gguf(dir)?.0 } else { read_json(&dir.join("config.json"))? };
+        Ok(describe(&config)?.1)
     }
 
     /// A fresh model.
@@ -118,9 +131,48 @@ impl Model {
     pub fn fresh(family: &'static dyn Family, sizes: &Sizes, seed: u64, device: &Device) -> Result<Self> {
         let (config, spec) = plan(family, sizes)?;
         let device = device.clone().without_autodiff();
-        let names = Names(family.names());
-        let network = spec.build(&mut Fresh { names, seed, device, writers: spec.writers() })?;
-        Ok(Self { network, spec, family, config, int8_group: None })
+        let generator = family.generator(&config).map(|config| -> Result<_> {
+            let spec = describe(&config)?.1;
+            let mut model = Self::drawn((family, config, spec), seed, &device, GENERATOR)?;
+            if let Network::Encoder(encoder) = &mut model.network {
+                encoder.share_tables(None);
+            }
+            Ok(Box::new(model))
+        });
+        let generator = generator.transpose()?;
+        Ok(Self { generator, ..Self::drawn((family, config, spec), seed, &device, "")? })
+    }
+
+    fn drawn(
+        (family, config, spec): (&'static dyn Family, Map<String, Value>, Spec),
+        seed: u64,
+        device: &Device,
+        before: &'static str,
+    ) -> Result<Self> {
+        let (names, device) = (Names(family.names()), device.clone());
+        let network = spec.build(&mut Fresh { names, seed, device, writers: spec.writers(), before })?;
+        Ok(Self { network, spec, family, config, int8_group: None, generator: None })
+    }
+
+    /// What the small network beside a fresh model would be made of, where there is one.
+    ///
+    /// # Errors
+    /// As [`Self::fresh`].
+    pub fn generator_spec(family: &'static dyn Family, sizes: &Sizes) -> Result<Option<Spec>> {
+        let config = family.generator(&plan(family, sizes)?.0);
+        config.map(|config| Ok(describe(&config)?.1)).transpose()
+    }
+
+    /// The small network that is trained beside it, with the tables that it shares.
+    ///
+    /// # Errors
+    /// Networks that are no encoders.
+    pub fn generator(&self) -> Result<Option<Encoder>> {
+        let Some(model) = &self.generator else { return Ok(None) };
+        let mut encoder = model.encoder()?.clone();
+        encoder.share_tables(Some(self.encoder()?));
+        encoder.set_precision(self.network.precision());
+        Ok(Some(encoder))
     }
 
     /// What a fresh model would be made of.
@@ -136,6 +188,11 @@ impl Model {
         self.family
     }
 
+    /// What `config.json` says of it.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
+    }
+
     /// The numbers that make it.
     pub fn spec(&self) -> &Spec {
         &self.spec
@@ -148,6 +205,29 @@ impl Model {
     pub fn decoder(&self) -> Result<&Decoder> {
         match &self.network {
             Network::Decoder(decoder) => Ok(decoder),
+            _ => Err(wrong_kind(DECODER, self.spec.kind())),
+        }
+    }
+
+    /// The encoder that it is.
+    ///
+    /// # Errors
+    /// A model of another kind.
+    pub fn encoder(&self) -> Result<&Encoder> {
+        match &self.network {
+            Network::Encoder(encoder) => Ok(encoder),
+            _ => Err(wrong_kind("an encoder", self.spec.kind())),
+        }
+    }
+
+    /// The encoder-decoder that it is.
+    ///
+    /// # Errors
+    /// A model of another kind.
+    pub fn encoder_decoder(&self) -> Result<&EncoderDecoder> {
+        match &self.network {
+            Network::EncoderDecoder(network) => Ok(network),
+            _ => Err(wrong_kind("an encoder-decoder", self.spec.kind())),
         }
     }
 
@@ -158,6 +238,7 @@ impl Model {
     pub fn decoder_mut(&mut self) -> Result<&mut Decoder> {
         match &mut self.network {
             Network::Decoder(decoder) => Ok(decoder),
+            _ => Err(wrong_kind(DECODER, self.spec.kind())),
         }
     }
 
@@ -165,6 +246,24 @@ impl Model {
     pub fn quantize_int8(&mut self, group: usize) {
         self.network.quantize_int8(group);
         self.int8_group = Some(group);
+    }
+
+    /// Gives fresh adapters to the layers that `config` names; gives back how many.
+    ///
+    /// # Errors
+    /// A name of experts' matrices: adapters on them are not built.
+    pub fn adapt(&mut self, config: &LoraConfig, seed: u64) -> Result<usize> {
+        for param in self.params_mut().into_iter().filter(|p| matches!(p, ParamMut::Stack(_))) {
+            let module = param.name().trim_end_matches(".weight");
+            let named = config.target_modules.iter().find(|t| module.ends_with(&format!(".{t}")));
+            if let Some(target) = named {
+                let message = format!("adapters on experts are not supported, but `{target}` names {module}");
+                return Err(Error::failed(message).with_hint(
+                    "leave it out of `lora.target_modules`, e.g. q_proj, k_proj, v_proj and o_proj alone, or train all weights",
+                ));
+            }
+        }
+        Ok(self.add_lora(config, seed))
     }
 
     /// Turns activation checkpointing on or off.
@@ -176,6 +275,14 @@ impl Model {
             return Err(Error::usage("`activation_checkpointing` works on the CPU only")
                 .with_hint("leave it out, or use `--device cpu`"));
         }
+        let mut layers = self.spec.stack().blocks.iter().flat_map(|block| &block.layers);
+        if on && layers.any(|(_, layer)| !layer.kind().stands_alone()) {
+            let family = self.family.model_type();
+            return Err(Error::usage(format!(
+                "`activation_checkpointing` is not for `{family}`, whose blocks share weights"
+            ))
+            .with_hint("leave it out, or choose a smaller `micro_batch`"));
+        }
         self.network.set_recompute(on);
         Ok(())
     }
@@ -184,16 +291,24 @@ impl Model {
     #[must_use]
     pub fn frozen(&self) -> Self {
         let mut copy = self.clone();
-        copy.network.set_trainable(|_| false);
+        copy.set_trainable(|_| false);
         copy.network.set_recompute(false);
         copy
     }
 
-    /// Writes `config.json`, `generation_config.json` and `model.safetensors`; adapters must have been merged.
+    /// Writes `config.json`, `generation_config.json` and `model.safetensors`, and the same of a generator into a folder of
+    /// that name; adapters must have been merged.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
+        self.write(dir, self.network.state())?;
+        let (Some(model), Some(encoder)) = (&self.generator, self.generator()?) else { return Ok(()) };
+        let own = |name: String| name.strip_prefix(GENERATOR).map(str::to_string).unwrap_or(name);
+        model.write(&dir.join("generator"), encoder.state().into_iter().map(|(name, t)| (own(name), t)).collect())
+    }
+
+    fn write(&self, dir: &Path, state: StateDict) -> Result<()> {
         std::fs::create_dir_all(dir).context(|| format!("cannot create {}", dir.display()))?;
         let mut config = self.config.clone();
         if let Some(group) = self.int8_group {
@@ -201,9 +316,12 @@ impl Model {
         }
         write_json(&dir.join("config.json"), &Value::Object(config))?;
         let (bos, eos, pad) = self.spec.special();
-        let generation = json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad});
+        let mut generation = json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad});
+        if let Some(start) = self.spec.start() {
+            generation["decoder_start_token_id"] = json!(start);
+        }
         write_json(&dir.join("generation_config.json"), &generation)?;
-        let state = self.packed(self.network.state());
+        let state = self.packed(state);
         write_safetensors(&dir.join("model.safetensors"), &state, &[("format", "pt")])
     }
 
@@ -218,6 +336,12 @@ impl Model {
 impl Module for Model {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
         self.network.pieces(out);
+        if let Some(generator) = &mut self.generator {
+            let mut beside = vec![];
+            generator.network.pieces(&mut beside);
+            // The tables are this network's.
+            out.extend(beside.into_iter().filter(|piece| !matches!(piece, Piece::Param(ParamMut::Table(_)))));
+        }
     }
 }
 
@@ -228,7 +352,8 @@ fn describe(config: &Map<String, Value>) -> Result<(&'static dyn Family, Spec)> 
         .and_then(Value::as_str)
         .ok_or_else(|| Error::failed("config.json does not say its `model_type`"))?;
     let family = family(model_type)?;
-    Ok((family, family.read(&ConfigJson { values: config })?))
+    let config = ConfigJson { values: config };
+    Ok((family, tasks::on_decoder(&config, family.read(&config)?)?))
 }
 
 /// The configuration of a fresh model, and what it describes.
@@ -244,7 +369,8 @@ fn plan(family: &'static dyn Family, sizes: &Sizes) -> Result<(Map<String, Value
         return Err(cupola_artifact::unknown_name(&what, key, "setting", known));
     }
     config.extend(sizes.settings.clone());
-    config.insert("tie_word_embeddings".into(), json!(sizes.tie_embeddings));
+    // Families whose output layer always is the embedding say so themselves.
+    config.entry("tie_word_embeddings").or_insert(json!(sizes.tie_embeddings));
     config.insert("bos_token_id".into(), json!(sizes.bos));
     config.insert("eos_token_id".into(), token_list(&sizes.eos));
     config.insert("pad_token_id".into(), json!(sizes.pad));

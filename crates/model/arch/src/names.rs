@@ -28,6 +28,9 @@ pub const LLAMA: NameTable = &[
     ("layers.{}.ffn.down", "model.layers.{}.mlp.down_proj"),
 ];
 
+/// What all families of decoders call a head on the last hidden states.
+const HEADS: NameTable = &[("text.out", "score"), ("token.out", "score")];
+
 impl Names {
     /// What files call a weight, or a module.
     ///
@@ -41,11 +44,19 @@ impl Names {
         found.ok_or_else(|| Error::failed(format!("the family has no name for the weight `{name}`")))
     }
 
+    /// Whether a weight in a file belongs to a module, named as the model calls it, or to one inside it.
+    pub fn is_within(&self, weight: &str, module: &str) -> bool {
+        self.0.iter().any(|(ours, file)| {
+            ours.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'))
+                && weight.strip_prefix(file).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    }
+
     fn find(&self, name: &str) -> Option<String> {
         let is_number = |part: &&str| part.bytes().all(|b| b.is_ascii_digit());
         let pattern: Vec<&str> = name.split('.').map(|part| if is_number(&part) { "{}" } else { part }).collect();
         let pattern = pattern.join(".");
-        let (_, file) = self.0.iter().find(|(ours, _)| *ours == pattern)?;
+        let (_, file) = self.0.iter().chain(HEADS).find(|(ours, _)| *ours == pattern)?;
         Some(name.split('.').filter(is_number).fold((*file).to_string(), |file, n| file.replacen("{}", n, 1)))
     }
 }

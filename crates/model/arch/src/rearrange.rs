@@ -18,12 +18,10 @@ pub enum Rearrangement {
         /// The model's name.
         name: String,
     },
-    /// A module that files call otherwise in some of a family's models.
-    Renamed {
-        /// Its name in the file, without `.weight`.
-        file: String,
-        /// The model's name.
-        model: String,
+    /// Tensors that the model has no use for; they are not written again.
+    Dropped {
+        /// What their names begin with.
+        prefix: String,
     },
     /// A tensor of another shape with the same numbers in the same order.
     Reshaped {
@@ -34,6 +32,13 @@ pub enum Rearrangement {
         /// The model's shape.
         model: Vec<usize>,
     },
+    /// Names that begin otherwise.
+    Renamed {
+        /// How they begin in the file; nothing where all of the model's names that begin so stand bare in it.
+        file: String,
+        /// How the model's begin.
+        name: String,
+    },
 }
 
 impl From<Fused> for Rearrangement {
@@ -43,6 +48,12 @@ impl From<Fused> for Rearrangement {
 }
 
 impl Rearrangement {
+    /// A tensor that the model has in one row.
+    pub fn in_a_row(name: String, file: Vec<usize>) -> Self {
+        let model = vec![file.iter().product()];
+        Self::Reshaped { name, file, model }
+    }
+
     /// Replaces the file's tensors by the model's. What is absent is left to whoever looks for it.
     ///
     /// # Errors
@@ -51,8 +62,8 @@ impl Rearrangement {
         match self {
             Self::Fused(fused) => fused.unpack(state),
             Self::Stacked { file, count, name } => stack(state, file, *count, name),
-            Self::Renamed { file, model } => {
-                rename(state, file, model);
+            Self::Dropped { prefix } => {
+                state.retain(|name, _| !name.starts_with(prefix));
                 Ok(())
             }
             Self::Reshaped { name, file, model } => {
@@ -61,6 +72,13 @@ impl Rearrangement {
                     return Err(mismatch(name, &tensor.shape, file));
                 }
                 tensor.shape.clone_from(model);
+                Ok(())
+            }
+            Self::Renamed { file, name } => {
+                // Files that should be bare and are not stay as they are.
+                if !file.is_empty() || !state.keys().any(|key| key.starts_with(name)) {
+                    rename(state, file, name);
+                }
                 Ok(())
             }
         }
@@ -78,23 +96,22 @@ impl Rearrangement {
                     state.insert(numbered(file, i), HostTensor { shape, dtype, bytes });
                 }
             }
-            Self::Renamed { file, model } => rename(state, model, file),
+            Self::Dropped { .. } => {}
             Self::Reshaped { name, file, .. } => {
                 if let Some(tensor) = state.get_mut(name) {
                     tensor.shape.clone_from(file);
                 }
             }
+            Self::Renamed { file, name } => rename(state, name, file),
         }
     }
 }
 
-/// Gives a module's tensors another name.
+/// Replaces the beginning of names.
 fn rename(state: &mut StateDict, from: &str, to: &str) {
-    for kind in ["weight", "bias"] {
-        if let Some(tensor) = state.remove(&format!("{from}.{kind}")) {
-            state.insert(format!("{to}.{kind}"), tensor);
-        }
-    }
+    let all = std::mem::take(state);
+    let renamed = |name: String| name.strip_prefix(from).map(|rest| format!("{to}{rest}")).unwrap_or(name);
+    state.extend(all.into_iter().map(|(name, tensor)| (renamed(name), tensor)));
 }
 
 fn numbered(file: &str, i: usize) -> String {
@@ -146,6 +163,23 @@ mod tests {
     }
 
     #[test]
+    fn names_begin_otherwise_in_the_file() {
+        let file: StateDict =
+            ["layer.1.w", "layer.10.w", "norm"].map(|n| (n.to_string(), HostTensor::from_f32([1], &[0.5]))).into();
+        let mut state = file.clone();
+        let all = Rearrangement::Renamed { file: String::new(), name: "bert.".into() };
+        let one = Rearrangement::Renamed { file: "bert.layer.1.".into(), name: "bert.group.0.".into() };
+        all.unpack(&mut state).unwrap();
+        one.unpack(&mut state).unwrap();
+        assert_eq!(state.keys().collect::<Vec<_>>(), ["bert.group.0.w", "bert.layer.10.w", "bert.norm"]);
+        all.unpack(&mut state).unwrap();
+        assert_eq!(state.len(), 3, "what begins so already stays");
+        one.pack(&mut state);
+        all.pack(&mut state);
+        assert_eq!(state, file);
+    }
+
+    #[test]
     fn a_shape_that_differs_from_the_files_is_an_error() {
         let mut state: StateDict = [("a".to_string(), HostTensor::from_f32([2, 1, 2], &[0.0; 4]))].into();
         let before = state.clone();
@@ -156,5 +190,15 @@ mod tests {
         assert_eq!(state, before);
         let other = Rearrangement::Reshaped { name: "a".into(), file: vec![2, 1, 3], model: vec![2, 3] };
         assert!(other.unpack(&mut state).is_err());
+    }
+
+    #[test]
+    fn what_the_model_has_no_use_for_is_dropped() {
+        let tensor = || HostTensor::from_f32([1], &[1.0]);
+        let mut state: StateDict = ["layers.2.up", "layers.20.up"].map(|name| (name.to_string(), tensor())).into();
+        let dropped = Rearrangement::Dropped { prefix: "layers.2.".into() };
+        dropped.unpack(&mut state).unwrap();
+        dropped.pack(&mut state);
+        assert_eq!(state.into_keys().collect::<Vec<_>>(), ["layers.20.up"]);
     }
 }

@@ -61,6 +61,14 @@ impl WeightSource for Checkpoint {
         Ok((name, Some(data)))
     }
 
+    fn take_or(&mut self, want: &Want<'_>, fill: &dyn Fn(usize) -> f32) -> Result<(String, Option<Vec<f32>>)> {
+        let name = self.names.in_file(want.name)?;
+        if self.state.contains_key(&name) {
+            return self.take(want);
+        }
+        Ok((name, Some((0..want.shape.iter().product()).map(fill).collect())))
+    }
+
     fn quantized(&mut self, want: &Want<'_>) -> Result<Option<Weight>> {
         let name = self.names.in_file(want.name)?;
         if self.state.get(&name).is_none_or(|tensor| tensor.dtype != DType::I8) {
@@ -84,6 +92,8 @@ pub struct Fresh {
     pub device: Device,
     /// Layers that write to the residual stream.
     pub writers: usize,
+    /// What stands before the names of a network beside another.
+    pub before: &'static str,
 }
 
 const STD: f32 = 0.02;
@@ -94,7 +104,7 @@ impl WeightSource for Fresh {
     }
 
     fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)> {
-        let name = self.names.in_file(want.name)?;
+        let name = format!("{}{}", self.before, self.names.in_file(want.name)?);
         let numbers = want.shape.iter().product();
         let mut rng = Rng::new(self.seed, &name);
         let data = match want.init {

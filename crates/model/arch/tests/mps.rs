@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 fn fresh(settings: Value) -> Model {
     let sizes = Sizes {
+        experts: cupola_arch::ExpertSizes::default(),
         vocab_size: 50,
         d_model: 96,
         n_layers: 2,

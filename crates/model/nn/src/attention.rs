@@ -12,6 +12,7 @@ use crate::layer::{Layer, LayerKind, Pass, Reach};
 use crate::linear::Linear;
 use crate::module::{Module, Piece};
 use crate::norm::{Norm, NormSpec};
+use crate::relative::Relative;
 use crate::rope::{Angles, RopeSpec};
 use crate::source::Scope;
 
@@ -26,6 +27,8 @@ pub struct AttentionSpec {
     pub d_head: usize,
     /// Rotary positions.
     pub rope: Option<RopeSpec>,
+    /// Whether scores get the stack's biases for relative positions (T5).
+    pub relative: bool,
     /// Scores fall with the distance (ALiBi, Press et al. 2022); the slopes are multiplied by this.
     pub alibi: Option<f32>,
     /// Whether q, k and v have biases.
@@ -50,6 +53,7 @@ impl AttentionSpec {
             n_kv_heads,
             d_head,
             rope: None,
+            relative: false,
             alibi: None,
             bias: false,
             out_bias: false,
@@ -62,6 +66,31 @@ impl AttentionSpec {
 }
 
 impl LayerKind for AttentionSpec {
+    fn about(&self) -> String {
+        let parts = [
+            (self.n_kv_heads < self.n_heads, "grouped queries"),
+            (self.window.is_some(), "sliding window"),
+            (self.qk_norm.is_some(), "norms of queries and keys"),
+            (self.soft_cap.is_some(), "soft cap"),
+            (self.bias, "biases"),
+        ];
+        let parts: Vec<&str> = parts.into_iter().filter(|part| part.0).map(|part| part.1).collect();
+        if parts.is_empty() { "attention".into() } else { format!("attention ({})", parts.join(", ")) }
+    }
+
+    fn positions(&self) -> Option<&'static str> {
+        match (&self.rope, self.alibi) {
+            (None, None) if self.relative => Some("relative, learned"),
+            (Some(_), _) => Some("rotary"),
+            (None, Some(_)) => Some("ALiBi"),
+            (None, None) => None,
+        }
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        Some(if self.window.is_some() { "keys and values of the window" } else { "keys and values" })
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let (q, kv) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
         let norm = |scope: &mut Scope<'_>, part| self.qk_norm.map(|n| scope.norm(part, n, self.d_head)).transpose();
@@ -128,6 +157,19 @@ impl Attention {
         AttentionOptions { d_value: None, scale, soft_cap, slopes: self.slopes.clone(), precision }
     }
 
+    /// What heads gather, `[N, H·dh]`, the stack's relative positions taking part.
+    fn relative(&self, qkv: [Tensor<2>; 3], relative: &Relative, pass: &mut Pass<'_, '_>) -> Tensor<2> {
+        let options = self.options(pass.precision);
+        if let Reach::Batch(batch) = &pass.reach {
+            let bias = relative.bias(batch.seq(), batch.seq());
+            return cupola_ops::attention_biased(qkv, self.heads(batch.batch), &self.mask(batch), &options, bias);
+        }
+        let mut spans: Vec<Span<'_>> =
+            pass.states().map(|(state, rows)| Span { cache: &mut state.keys, rows }).collect();
+        let bias = |rows, total| relative.bias(rows, total);
+        cupola_ops::attention_cached_biased(qkv, self.heads(1), &options, &mut spans, &bias)
+    }
+
     fn mask(&self, batch: &Batch) -> Mask {
         match self.spec.window {
             Some([before, after]) => batch.mask.and(&Mask::window(batch.batch, batch.seq(), before, after)),
@@ -149,6 +191,9 @@ impl Layer for Attention {
         let q = self.placed(self.q.forward(x.clone()), self.q_norm.as_ref(), self.spec.n_heads, pass); // [N, H·dh]
         let k = self.placed(self.k.forward(x.clone()), self.k_norm.as_ref(), self.spec.n_kv_heads, pass); // [N, Hkv·dh]
         let v = self.v.forward(x); // [N, Hkv·dh]
+        if let (true, Some(relative)) = (self.spec.relative, pass.relative.clone()) {
+            return self.o.forward(self.relative([q, k, v], &relative, pass));
+        }
         let options = self.options(pass.precision);
         let mixed = if let Reach::Batch(batch) = &pass.reach {
             cupola_ops::attention_with(q, k, v, self.heads(batch.batch), &self.mask(batch), &options)

@@ -18,8 +18,15 @@ pub struct Batch {
     pub types: Option<Arc<[u32]>>,
     /// Who attends whom.
     pub mask: Mask,
+    /// Which tokens are no padding, `[B · T]`; all where it is absent. Routers' losses and counts leave padding out, and
+    /// layers that carry a state and see padding take what is in front of a text for zeros.
+    pub real: Option<Arc<[bool]>>,
     /// Rows.
     pub batch: usize,
+    /// The places in `[B · T]` of the rows' texts, where rows hold one text and padding; empty where they are full.
+    pub texts: Arc<[Range<usize>]>,
+    /// Which tokens attend everything and are attended by everything where others see a window, `[B · T]`.
+    pub global: Option<Arc<[bool]>>,
 }
 
 impl Batch {
@@ -27,7 +34,7 @@ impl Batch {
     pub fn causal(ids: Vec<u32>, batch: usize) -> Self {
         let seq = ids.len() / batch;
         let positions = (0..batch).flat_map(|_| 0..seq as u32).collect();
-        Self { mask: Mask::causal(batch, seq), positions, ids: ids.into(), types: None, batch }
+        Self::of(ids, batch, positions, Mask::causal(batch, seq))
     }
 
     /// Rows that hold several segments, each attending only its own past; `segments` numbers them, `[B · T]`.
@@ -44,7 +51,34 @@ impl Batch {
         let seq = ids.len() / batch;
         let starts = Mask::segments(segments, seq);
         let positions = starts.lo.iter().enumerate().map(|(i, lo)| (i % seq) as u32 - lo).collect();
-        Self { mask: mask(segments, seq), positions, ids: ids.into(), types: None, batch }
+        Self::of(ids, batch, positions, mask(segments, seq))
+    }
+
+    fn of(ids: Vec<u32>, batch: usize, positions: Arc<[u32]>, mask: Mask) -> Self {
+        Self { ids: ids.into(), positions, types: None, real: None, mask, batch, texts: Arc::new([]), global: None }
+    }
+
+    /// Rows that hold one text each, at these places of their rows, and padding. All of a row attends the text: what
+    /// is computed for padding goes nowhere but where a head reads it. Positions begin with the text, or where
+    /// `count_padding` with the row.
+    pub fn padded(ids: Vec<u32>, texts: &[Range<usize>], count_padding: bool) -> Self {
+        let (batch, seq) = (texts.len(), ids.len() / texts.len().max(1));
+        let first = |row: usize| if count_padding { 0 } else { texts[row].start };
+        let positions = (0..batch * seq).map(|i| (i % seq).saturating_sub(first(i / seq)) as u32).collect();
+        let ends = |f: fn(&Range<usize>) -> usize| {
+            texts.iter().flat_map(|text| std::iter::repeat_n(f(text) as u32, seq)).collect::<Arc<[u32]>>()
+        };
+        let mask = Mask { lo: ends(|text| text.start), hi: ends(|text| text.end) };
+        let texts = texts.iter().enumerate().map(|(row, text)| row * seq + text.start..row * seq + text.end).collect();
+        Self { texts, ..Self::of(ids, batch, positions, mask) }
+    }
+
+    /// The places of the rows' texts in `[B · T]`.
+    pub fn texts(&self) -> Vec<Range<usize>> {
+        match self.texts.is_empty() {
+            true => (0..self.batch).map(|row| row * self.seq()..(row + 1) * self.seq()).collect(),
+            false => self.texts.to_vec(),
+        }
     }
 
     /// Tokens per row.
@@ -60,6 +94,21 @@ impl Batch {
         let ends = starts.iter().skip(1).copied().chain([self.ids.len()]);
         starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
     }
+
+    /// The same for layers that carry a state: padding belongs to what follows it in its row.
+    pub(crate) fn scanned_sequences(&self) -> Vec<Range<usize>> {
+        let Some(real) = &self.real else { return self.sequences() };
+        let mut merged: Vec<Range<usize>> = Vec::new();
+        for sequence in self.sequences() {
+            match merged.last_mut() {
+                Some(last) if !real[last.start] && !sequence.start.is_multiple_of(self.seq()) => {
+                    last.end = sequence.end;
+                }
+                _ => merged.push(sequence),
+            }
+        }
+        merged
+    }
 }
 
 /// What a model remembers of one sequence, layer by layer.
@@ -67,12 +116,24 @@ impl Batch {
 pub struct Cache {
     pub(crate) layers: Vec<LayerState>,
     pub(crate) len: usize,
+    pub(crate) padding: usize,
 }
 
 impl Cache {
     /// Nothing remembered yet, for so many layers.
     pub(crate) fn empty(layers: usize) -> Self {
-        Self { layers: vec![LayerState::default(); layers], len: 0 }
+        Self { layers: vec![LayerState::default(); layers], len: 0, padding: 0 }
+    }
+
+    /// The same after so many tokens of padding, which layers without attention may have seen.
+    #[must_use]
+    pub fn after_padding(self, padding: usize) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// What each layer remembers, in the order of the model's layers.
+    pub fn layers_mut(&mut self) -> &mut [LayerState] {
+        &mut self.layers
     }
 
     /// Tokens seen.

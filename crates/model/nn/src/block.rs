@@ -8,12 +8,15 @@ use cupola_ops::Part;
 
 use crate::attention::AttentionSpec;
 use crate::batch::Batch;
+use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
-use crate::layer::{Layer, Pass, Reach};
+use crate::layer::{Layer, LayerState, Pass, Reach};
 use crate::layers::LayerSpec;
 use crate::module::{Module, Piece};
 use crate::norm::{Norm, NormSpec, Stream};
 use crate::param::ParamMut;
+use crate::relative::Relative;
+use crate::router::Routing;
 use crate::source::Scope;
 
 /// Where the norms of a block stand.
@@ -21,12 +24,18 @@ use crate::source::Scope;
 pub enum Layout {
     /// `x += f(norm(x))` for each layer.
     PreNorm,
+    /// The same, but the first layer has no norm: the embedding's stands right before it (ModernBERT).
+    PreNormButFirst,
     /// `x = norm(x + f(x))` for each layer.
     PostNorm,
     /// `x = n + f(n)` with `n = norm(x)` for each layer (BLOOM, as an option).
     NormedResidual,
     /// `x += norm'(f(norm(x)))` for each layer (Gemma 2).
     Sandwich,
+    /// `x += f(x)` for each layer, which has its own norms (Zamba 2).
+    Residual,
+    /// `x = f(x)` for each layer: no norm and no residual stream.
+    Bare,
     /// `x += Σ f(norm(x))`, each layer with a norm of its own (GPT-NeoX).
     Parallel,
     /// `x += Σ f(norm(x))`, one norm for all layers (Falcon).
@@ -49,6 +58,14 @@ impl BlockSpec {
     pub fn attention(&self) -> Option<&AttentionSpec> {
         self.layers.iter().find_map(|(_, layer)| match layer {
             LayerSpec::Attention(attention) => Some(attention),
+            _ => None,
+        })
+    }
+
+    /// Its mixture of experts, if it has one.
+    pub fn experts(&self) -> Option<&ExpertsSpec> {
+        self.layers.iter().find_map(|(_, layer)| match layer {
+            LayerSpec::Experts(experts) => Some(experts),
             _ => None,
         })
     }
@@ -86,8 +103,13 @@ impl Block {
             let mut norm = |wanted: bool, part: &str| {
                 wanted.then(|| scope.norm(&format!("{name}{part}"), spec.norm, d_model)).transpose()
             };
-            let before =
-                norm(spec.layout != Layout::PostNorm && (i == 0 || spec.layout != Layout::ParallelShared), "_norm")?;
+            let has_norm = match spec.layout {
+                Layout::PostNorm | Layout::Bare | Layout::Residual => false,
+                Layout::PreNormButFirst => i > 0,
+                Layout::ParallelShared => i == 0,
+                _ => true,
+            };
+            let before = norm(has_norm, "_norm")?;
             let after = match spec.layout {
                 Layout::PostNorm => norm(true, "_norm")?,
                 Layout::Sandwich => norm(true, "_post_norm")?,
@@ -101,10 +123,8 @@ impl Block {
 
     pub(crate) fn forward(&self, stream: &mut Stream, pass: &mut Pass<'_, '_>) {
         match self.layout {
-            Layout::PreNorm | Layout::PostNorm | Layout::NormedResidual | Layout::Sandwich => {
-                self.in_turn(stream, pass)
-            }
             Layout::Parallel | Layout::ParallelShared => self.side_by_side(stream, pass),
+            _ => self.in_turn(stream, pass),
         }
     }
 
@@ -125,6 +145,7 @@ impl Block {
                     *stream = Stream::new(y);
                 }
                 (Some(norm), _) => stream.add(norm.forward(y)),
+                (None, Layout::Bare) => *stream = Stream::new(y),
                 (None, _) => stream.add(y),
             }
         }
@@ -149,32 +170,94 @@ impl Block {
     }
 
     /// [`Self::forward`] of x `[N, D]` that keeps `x` alone; the backward pass computes the block again.
-    pub(crate) fn recomputed(&self, x: Tensor<2>, pass: &Pass<'_, '_>, batch: &Batch) -> Tensor<2> {
+    pub(crate) fn recomputed(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>, batch: &Batch) -> Tensor<2> {
         let mut plain = self.clone();
         let mut parameters = plain.params_mut();
         let trainable: Vec<bool> = parameters.iter().map(ParamMut::trainable).collect();
-        let leaves: Vec<Tensor<1>> = parameters.iter().filter_map(ParamMut::leaf).collect();
+        let mut leaves: Vec<Tensor<1>> = parameters.iter().filter_map(ParamMut::leaf).collect();
         parameters.iter_mut().for_each(|p| p.set_trainable(false));
         drop(parameters);
+        // The stack's relative positions are a parameter of each of its blocks.
+        let (relative, learns) = (pass.relative.clone(), pass.relative.as_ref().is_some_and(|r| r.table.trainable()));
+        leaves.extend(relative.iter().filter(|_| learns).map(|r| cupola_ops::unranked(r.table.value())));
+        let relative = relative.map(|mut relative| {
+            relative.table.set_trainable(false);
+            relative
+        });
         let (positions, batch, precision) = (Arc::clone(&pass.positions), batch.clone(), pass.precision);
-        let run = move |block: &Block, x: Tensor<2>| {
-            let reach = Reach::Batch(&batch);
-            let mut pass = Pass { positions: Arc::clone(&positions), reach, precision, slot: 0, extra: vec![] };
+        let run = move |block: &Block, relative: Option<Relative>, x: Tensor<2>| {
+            let (positions, reach) = (Arc::clone(&positions), Reach::Batch(&batch));
+            let mut pass = Pass::new(positions, reach, precision);
+            pass.relative = relative;
             let mut stream = Stream::new(x);
             block.forward(&mut stream, &mut pass);
-            stream.value()
+            Results { stream: stream.value(), routing: pass.routing, extra: pass.extra }
         };
         let inner = if x.is_autodiff() { x.clone().inner() } else { x.clone() };
-        let result = run(&plain, inner);
+        let plan = run(&plain, relative.clone(), inner);
         let part: Arc<Part> = Arc::new(move |x| {
             let mut fresh = plain.clone();
             let mut parameters = fresh.params_mut();
             parameters.iter_mut().zip(&trainable).for_each(|(p, trainable)| p.set_trainable(*trainable));
-            let leaves = parameters.iter().filter_map(ParamMut::leaf).collect();
+            let mut leaves: Vec<Tensor<1>> = parameters.iter().filter_map(ParamMut::leaf).collect();
             drop(parameters);
-            (run(&fresh, x), leaves)
+            let mut relative = relative.clone();
+            if let Some(relative) = relative.as_mut().filter(|_| learns) {
+                relative.table.set_trainable(true);
+                leaves.push(cupola_ops::unranked(relative.table.value()));
+            }
+            (run(&fresh, relative, x).joined(), leaves)
         });
-        cupola_ops::recompute(x, result, &leaves, part)
+        let Results { stream, routing, extra } = plan.split(cupola_ops::recompute(x, plan.joined(), &leaves, part));
+        pass.routing.extend(routing);
+        pass.extra.extend(extra);
+        stream
+    }
+}
+
+/// All that a block gives and a loss may want the gradient of.
+struct Results {
+    /// `[N, D]`.
+    stream: Tensor<2>,
+    /// `[N, E]` each.
+    routing: Vec<Routing>,
+    /// `[1]` each.
+    extra: Vec<Tensor<1>>,
+}
+
+impl Results {
+    /// All of it side by side; a single number is a column's first.
+    fn joined(&self) -> Tensor<2> {
+        let rows = self.stream.dims()[0];
+        if self.routing.is_empty() && self.extra.is_empty() {
+            return self.stream.clone();
+        }
+        let below = Tensor::zeros([rows - 1, 1], &self.stream.device());
+        let extra = self.extra.iter().map(|e| Tensor::cat(vec![e.clone().reshape([1, 1]), below.clone()], 0));
+        let logits = self.routing.iter().map(|r| r.logits.clone());
+        Tensor::cat([self.stream.clone()].into_iter().chain(logits).chain(extra).collect(), 1)
+    }
+
+    /// The parts of what another [`Self::joined`] of the same shape gave.
+    fn split(&self, joined: Tensor<2>) -> Self {
+        let mut at = 0;
+        let mut next = |like: usize| {
+            at += like;
+            joined.clone().narrow(1, at - like, like)
+        };
+        let stream = next(self.stream.dims()[1]);
+        let routing = self.routing.iter().map(|r| Routing { logits: next(r.logits.dims()[1]), ..r.clone() }).collect();
+        let extra = self.extra.iter().map(|_| next(1).narrow(0, 0, 1).reshape([1])).collect();
+        Self { stream, routing, extra }
+    }
+}
+
+impl Block {
+    /// Lets its layers compute what they need of an encoder's output, `[Ts, D]`.
+    pub(crate) fn remember(&self, memory: &Tensor<2>, states: &mut [LayerState]) {
+        for (part, state) in self.parts.iter().zip(&mut states[self.slot..]) {
+            part.layer.remember(memory, state);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use cupola_ops::{IGNORE, LossForm, Precision};
 use crate::batch::{Batch, Cache, Step};
 use crate::linear::Linear;
 use crate::module::{Module, Piece};
+use crate::router::Routing;
 use crate::source::{Scope, WeightSource};
 use crate::spec::DecoderSpec;
 use crate::stack::Stack;
@@ -79,6 +80,11 @@ impl Decoder {
         states
     }
 
+    /// The same with what the last block gives, before the last norm.
+    pub fn streams(&self, batch: &Batch) -> Vec<Tensor<2>> {
+        self.stack.streams(batch)
+    }
+
     /// The last hidden states of new tokens, `[N, D]`, for several sequences at once; the caches grow by them.
     pub fn step(&self, ids: &Arc<[u32]>, steps: &mut [Step<'_>]) -> Tensor<2> {
         self.narrowed(self.stack.step(ids, steps))
@@ -121,8 +127,14 @@ impl Decoder {
         self.head.as_ref().map_or_else(|| self.stack.embedding.tokens.value(), |head| head.weight.dense())
     }
 
+    /// What the routers decide for a batch.
+    pub fn routing(&self, batch: &Batch) -> Vec<Routing> {
+        self.stack.hidden(batch).routing
+    }
+
     /// `sum_i weights[i] · nll_i`, `[1]`: targets and weights `[B·T]`; a target of [`IGNORE`] counts nothing. What the
-    /// layers add to the loss is added.
+    /// layers add to the loss is added, times the sum of the weights that count: where a step's weights add up to 1 over
+    /// several batches, so do those shares.
     pub fn loss(&self, batch: &Batch, targets: &Arc<[i32]>, weights: &Arc<[f32]>) -> Tensor<1> {
         self.loss_of_form(batch, targets, weights, LossForm::default())
     }
@@ -137,7 +149,8 @@ impl Decoder {
         } else {
             cupola_ops::linear_cross_entropy(x, self.head_weight(), targets, weights, form, precision)
         };
-        hidden.extra.into_iter().fold(loss, |loss, extra| loss + extra)
+        let share = counted(targets, weights);
+        hidden.extra.into_iter().fold(loss, |loss, extra| loss + extra.mul_scalar(share))
     }
 
     /// The negative log-likelihood of each target, `[B·T]`.
@@ -175,6 +188,12 @@ impl Decoder {
         copy.stack.recompute = false;
         copy
     }
+}
+
+/// The sum of the weights that count.
+fn counted(targets: &[i32], weights: &[f32]) -> f32 {
+    let sum: f64 = targets.iter().zip(weights).filter(|(t, _)| **t != IGNORE).map(|(_, w)| f64::from(*w)).sum();
+    sum as f32
 }
 
 /// The negative log-likelihood of each target where all logits are there, `[N]`.

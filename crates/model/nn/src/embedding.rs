@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Bool, Tensor, TensorData};
 use cupola_artifact::Result;
 
 use crate::linear::Linear;
 use crate::module::{Module, Piece};
 use crate::norm::{Norm, NormSpec};
 use crate::param::{Param, ParamMut};
+use crate::relative::{Relative, RelativeSpec};
 use crate::source::Scope;
 
 /// Learned vectors of positions, added to those of tokens.
@@ -20,6 +21,21 @@ pub struct LearnedPositions {
     pub offset: usize,
     /// Whether padding on the left counts as positions where the caller gives none.
     pub count_padding: bool,
+}
+
+/// The table of positions.
+fn positions(scope: &mut Scope<'_>, sinusoids: bool, shape: [usize; 2]) -> Result<Param<2>> {
+    match sinusoids {
+        true => scope.at("positions").fixed("weight", shape, |i| sinusoid(i / shape[1], i % shape[1], shape[1])),
+        false => scope.table("positions", shape),
+    }
+}
+
+/// Vaswani et al. (2017)'s positions, all sines before all cosines (Pegasus).
+fn sinusoid(position: usize, column: usize, width: usize) -> f32 {
+    let sines = width.div_ceil(2);
+    let angle = |i: usize| position as f64 / 10_000_f64.powf(2.0 * i as f64 / width as f64);
+    if column < sines { angle(column).sin() as f32 } else { angle(column - sines).cos() as f32 }
 }
 
 /// The numbers that make an embedding.
@@ -37,12 +53,32 @@ pub struct EmbeddingSpec {
     pub types: usize,
     /// A norm over the sum.
     pub norm: Option<NormSpec>,
+    /// Whether the positions' vectors are sinusoids that are never trained.
+    pub sinusoids: bool,
+    /// Relative positions for the attention of all blocks.
+    pub relative: Option<RelativeSpec>,
+    /// Whether the tokens' vectors are another stack's.
+    pub shared: bool,
+    /// The padding token, whose vector is not learned where it is looked up; where positions have an offset, it stands
+    /// at the one before the first, unless padding counts.
+    pub padding: Option<u32>,
 }
 
 impl EmbeddingSpec {
     /// Tokens' vectors as they are.
     pub fn plain(width: usize) -> Self {
-        Self { width, widen_last: false, scale: None, positions: None, types: 0, norm: None }
+        Self {
+            width,
+            widen_last: false,
+            scale: None,
+            positions: None,
+            types: 0,
+            norm: None,
+            sinusoids: false,
+            relative: None,
+            shared: false,
+            padding: None,
+        }
     }
 }
 
@@ -50,7 +86,9 @@ impl EmbeddingSpec {
 #[derive(Clone, Debug)]
 pub(crate) struct Embedding {
     spec: EmbeddingSpec,
+    /// Empty where another stack's are shared.
     pub tokens: Param<2>,
+    pub relative: Option<Relative>,
     positions: Option<Param<2>>,
     types: Option<Param<2>>,
     norm: Option<Norm>,
@@ -65,11 +103,16 @@ impl Embedding {
         d_model: usize,
     ) -> Result<Self> {
         let widens = spec.width != d_model;
+        let tokens = match spec.shared {
+            true => Param::new("", Tensor::zeros([0, 0], &scope.device())),
+            false => scope.table("tokens", [vocab_size, spec.width])?,
+        };
         // Positions and types are as wide as what they are added to.
         let width = if widens && !spec.widen_last { d_model } else { spec.width };
         Ok(Self {
-            tokens: scope.table("tokens", [vocab_size, spec.width])?,
-            positions: spec.positions.map(|p| scope.table("positions", [p.rows, width])).transpose()?,
+            tokens,
+            relative: spec.relative.map(|relative| relative.build(scope)).transpose()?,
+            positions: spec.positions.map(|p| positions(scope, spec.sinusoids, [p.rows, width])).transpose()?,
             types: (spec.types > 0).then(|| scope.table("types", [spec.types, width])).transpose()?,
             norm: spec.norm.map(|norm| scope.norm("norm", norm, width)).transpose()?,
             widen: widens.then(|| scope.linear("widen", [d_model, spec.width], spec.widen_last)).transpose()?,
@@ -77,9 +120,27 @@ impl Embedding {
         })
     }
 
-    /// The vectors of tokens, `[N, D]`.
-    pub(crate) fn forward(&self, ids: &Arc<[u32]>, positions: &Arc<[u32]>, types: Option<&Arc<[u32]>>) -> Tensor<2> {
-        let mut x = cupola_ops::embedding(self.tokens.value(), ids);
+    /// Takes the tables of another, or none for now; norm and layers stay its own.
+    pub(crate) fn take_tables(&mut self, other: Option<&Self>) {
+        let empty = |own: &Param<2>| Param::new(own.name(), Tensor::zeros([1, 1], &own.plain().device()));
+        self.tokens = other.map_or_else(|| empty(&self.tokens), |other| other.tokens.clone());
+        for (own, table) in [
+            (&mut self.positions, other.map(|other| &other.positions)),
+            (&mut self.types, other.map(|other| &other.types)),
+        ] {
+            *own = table.map_or_else(|| own.as_ref().map(empty), Clone::clone);
+        }
+    }
+
+    /// The vectors of tokens, `[N, D]`, out of a table `[V, width]`: its own or another stack's.
+    pub(crate) fn forward_of(
+        &self,
+        table: Tensor<2>,
+        ids: &Arc<[u32]>,
+        positions: &Arc<[u32]>,
+        types: Option<&Arc<[u32]>>,
+    ) -> Tensor<2> {
+        let mut x = self.unlearned(cupola_ops::embedding(table, ids), ids);
         if let Some(scale) = self.spec.scale {
             x = x.mul_scalar(scale);
         }
@@ -91,11 +152,16 @@ impl Embedding {
             x = x + cupola_ops::embedding(table.value(), &types);
         }
         if let (Some(table), Some(spec)) = (&self.positions, self.spec.positions) {
-            let rows = match spec.offset {
-                0 => Arc::clone(positions),
-                offset => positions.iter().map(|p| p + offset as u32).collect(),
+            let places = || positions.iter().zip(ids.iter());
+            let padded = |id: u32| !spec.count_padding && self.spec.padding == Some(id);
+            x = x + match spec.offset as u32 {
+                0 => cupola_ops::embedding(table.value(), positions),
+                offset => {
+                    let rows = places().map(|(p, id)| if padded(*id) { offset - 1 } else { p + offset }).collect();
+                    let x = cupola_ops::embedding(table.value(), &rows);
+                    if spec.count_padding { x } else { self.unlearned(x, ids) }
+                }
             };
-            x = x + cupola_ops::embedding(table.value(), &rows);
         }
         if let Some(norm) = &self.norm {
             x = norm.forward(x);
@@ -105,11 +171,24 @@ impl Embedding {
             _ => x,
         }
     }
+
+    /// The same x `[N, D]`, whose rows of padding pass no gradient on.
+    fn unlearned(&self, x: Tensor<2>, ids: &[u32]) -> Tensor<2> {
+        let Some(padding) = self.spec.padding.filter(|padding| x.is_autodiff() && ids.contains(padding)) else {
+            return x;
+        };
+        let padded: Vec<bool> = ids.iter().map(|id| *id == padding).collect();
+        let padded = Tensor::<2, Bool>::from_data(TensorData::new(padded, [ids.len(), 1]), &x.device());
+        x.clone().mask_where(padded.expand(x.dims()), x.detach())
+    }
 }
 
 impl Module for Embedding {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
-        out.push(Piece::Param(ParamMut::Table(&mut self.tokens)));
+        if !self.spec.shared {
+            out.push(Piece::Param(ParamMut::Table(&mut self.tokens)));
+        }
+        out.extend(self.relative.as_mut().map(|relative| Piece::Param(ParamMut::Table(&mut relative.table))));
         for table in [&mut self.positions, &mut self.types].into_iter().flatten() {
             out.push(Piece::Param(ParamMut::Table(table)));
         }

@@ -40,6 +40,20 @@ pub struct FeedForwardSpec {
 }
 
 impl LayerKind for FeedForwardSpec {
+    fn about(&self) -> String {
+        let name = |f: Activation| match f {
+            Activation::Silu => "SiLU",
+            Activation::GeluTanh | Activation::GeluErf => "GELU",
+            Activation::Relu => "ReLU",
+            Activation::ReluSquared => "ReLU²",
+        };
+        match self.kind {
+            FfnKind::Gated(Activation::Silu) => "SwiGLU".into(),
+            FfnKind::Gated(f) => format!("gated {}", name(f)),
+            FfnKind::Plain(f) => name(f).into(),
+        }
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         Ok(Box::new(FeedForward::build(self, scope, d_model)?))
     }

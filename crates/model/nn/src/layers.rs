@@ -1,8 +1,19 @@
 //! The list of layers that blocks are made of.
 
 use crate::attention::AttentionSpec;
+use crate::cell::CellSpec;
+use crate::cross_attention::CrossAttentionSpec;
+use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
+use crate::global_attention::GlobalAttentionSpec;
+use crate::griffin::GriffinSpec;
+use crate::hybrid::HybridSpec;
+use crate::latent_attention::LatentAttentionSpec;
 use crate::layer::LayerKind;
+use crate::mamba::MambaSpec;
+use crate::mamba2::Mamba2Spec;
+use crate::rwkv::{ChannelMixSpec, TimeMixSpec};
+use crate::switch::SwitchSpec;
 use crate::tensor_train::FactoredSpec;
 
 /// The numbers of a layer, whichever it is.
@@ -34,8 +45,32 @@ macro_rules! layers {
 layers! {
     /// Multi-head attention.
     Attention(AttentionSpec),
+    /// Attention to what an encoder has given.
+    CrossAttention(CrossAttentionSpec),
     /// A feed-forward layer.
     FeedForward(FeedForwardSpec),
+    /// Mamba's selective state space.
+    Mamba(MambaSpec),
+    /// Mamba-2's, with heads.
+    Mamba2(Mamba2Spec),
+    /// RWKV's weighted mean of the past.
+    TimeMix(TimeMixSpec),
+    /// RWKV's feed-forward layer.
+    ChannelMix(ChannelMixSpec),
+    /// Griffin's gated linear recurrence.
+    Griffin(GriffinSpec),
+    /// Mamba-2 behind a Transformer block that several layers share.
+    Hybrid(HybridSpec),
+    /// An Elman, LSTM or GRU layer.
+    Cell(CellSpec),
+    /// Attention to a window and to global tokens.
+    GlobalAttention(GlobalAttentionSpec),
+    /// A mixture of experts.
+    Experts(ExpertsSpec),
+    /// A mixture of experts of which a token goes to one.
+    Switch(SwitchSpec),
+    /// Multi-head latent attention.
+    LatentAttention(LatentAttentionSpec),
     /// A layer whose weights are tensor trains.
     Factored(FactoredSpec),
 }

@@ -6,6 +6,7 @@ use cupola_ops::Precision;
 use crate::linear::Linear;
 use crate::lora::{Lora, LoraConfig};
 use crate::param::ParamMut;
+use crate::router::Router;
 
 /// Something with weights.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub enum Piece<'a> {
     Linear(&'a mut Linear),
     /// An output layer, whose rows belong to tokens: no adapter goes there.
     Output(&'a mut Linear),
+    /// A router of experts: it stays in 32-bit floats, and no adapter goes there.
+    Router(&'a mut Router),
     /// Any other parameter.
     Param(ParamMut<'a>),
 }
@@ -34,6 +37,7 @@ pub trait Module {
                     linear.params_mut(&mut of_output);
                     params.extend(of_output.into_iter().map(ParamMut::into_table));
                 }
+                Piece::Router(router) => params.push(ParamMut::Matrix(&mut router.weight)),
                 Piece::Param(param) => params.push(param),
             }
         }
@@ -50,12 +54,26 @@ pub trait Module {
         for piece in pieces(&mut self.clone()) {
             match piece {
                 Piece::Linear(linear) | Piece::Output(linear) => linear.state(&mut out),
+                Piece::Router(router) => {
+                    let weight = router.weight();
+                    out.insert(weight.name().to_string(), weight.to_host());
+                    out.extend(router.bias().map(|bias| (bias.name().to_string(), bias.to_host())));
+                }
                 Piece::Param(param) => {
                     out.insert(param.name().to_string(), param.to_host());
                 }
             }
         }
         out
+    }
+
+    /// The routers of its mixtures of experts.
+    fn routers(&mut self) -> Vec<&mut Router> {
+        let routers = pieces(self).into_iter().filter_map(|piece| match piece {
+            Piece::Router(router) => Some(router),
+            _ => None,
+        });
+        routers.collect()
     }
 
     /// Which parameters are trained: `f` says it for each.

@@ -9,12 +9,18 @@ pub struct Param<const D: usize> {
     name: String,
     value: Tensor<D>,
     trainable: bool,
+    fixed: bool,
 }
 
 impl<const D: usize> Param<D> {
     /// A parameter that is not trained until [`Self::set_trainable`].
     pub fn new(name: impl Into<String>, value: Tensor<D>) -> Self {
-        Self { name: name.into(), value, trainable: false }
+        Self { name: name.into(), value, trainable: false, fixed: false }
+    }
+
+    /// A parameter that is never trained, whoever asks: sinusoids and the like, which files have among the weights.
+    pub fn fixed(name: impl Into<String>, value: Tensor<D>) -> Self {
+        Self { fixed: true, ..Self::new(name, value) }
     }
 
     /// The name in the checkpoint.
@@ -34,9 +40,9 @@ impl<const D: usize> Param<D> {
 
     /// Puts the parameter on the tape, or takes its gradient away.
     pub fn set_trainable(&mut self, trainable: bool) {
-        self.trainable = trainable;
+        self.trainable = trainable && !self.fixed;
         let inner = self.plain();
-        self.value = if trainable { Tensor::from_inner(inner).require_grad() } else { inner };
+        self.value = if self.trainable { Tensor::from_inner(inner).require_grad() } else { inner };
     }
 
     /// The tensor without its tape.
@@ -121,6 +127,11 @@ impl ParamMut<'_> {
     /// Whether it takes part in training.
     pub fn trainable(&self) -> bool {
         each!(self, p => p.trainable())
+    }
+
+    /// Whether it is never trained.
+    pub fn fixed(&self) -> bool {
+        each!(self, p => p.fixed)
     }
 
     /// Whether it is a matrix, a table or a stack of them; weight decay applies to those only.

@@ -50,6 +50,8 @@ pub enum Use {
     Table,
     /// Norms, biases and whatever else is not multiplied by whole rows.
     Other,
+    /// No parameter: it moves by a rule of its own, not by gradients.
+    Buffer,
 }
 
 /// A weight that a model asks for.
@@ -75,6 +77,14 @@ pub trait WeightSource {
     /// # Errors
     /// When the source lacks the weight or has it in another shape.
     fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)>;
+
+    /// The same of a weight that a checkpoint may lack, with what is in it then.
+    ///
+    /// # Errors
+    /// When the source has the weight in another shape.
+    fn take_or(&mut self, want: &Want<'_>, _fill: &dyn Fn(usize) -> f32) -> Result<(String, Option<Vec<f32>>)> {
+        self.take(want)
+    }
 
     /// The weight of a linear layer where the source has it quantized.
     ///
@@ -109,6 +119,11 @@ impl<'a> Scope<'a> {
     /// This place, with tensor trains for the weights of linear layers.
     pub fn factored(&mut self, train: TrainSpec) -> Scope<'_> {
         Scope { train: Some(train), ..self.at("") }
+    }
+
+    /// Where the tensors go.
+    pub(crate) fn device(&self) -> Device {
+        self.source.device()
     }
 
     fn name(&self, part: impl Display) -> String {
@@ -151,6 +166,24 @@ impl<'a> Scope<'a> {
     /// As [`Self::param`].
     pub fn table(&mut self, part: &str, shape: [usize; 2]) -> Result<Param<2>> {
         self.at(part).param_for("weight", shape, Init::Normal, Use::Table)
+    }
+
+    /// A parameter that is never trained; where a checkpoint has none it is filled as a fresh one is.
+    ///
+    /// # Errors
+    /// As [`Self::param`].
+    pub fn fixed<const D: usize>(
+        &mut self,
+        part: &str,
+        shape: [usize; D],
+        init: impl Fn(usize) -> f32,
+    ) -> Result<Param<D>> {
+        let name = self.name(part);
+        let want = Want { name: &name, shape: &shape, init: Init::Each(&init), purpose: Use::Table };
+        let (name, data) = self.source.take_or(&want, &init)?;
+        let device = self.source.device();
+        let value = data.map_or_else(|| Tensor::zeros([1; D], &device), |data| from_vec(data, shape, &device));
+        Ok(Param::fixed(name, value))
     }
 
     /// A linear layer of `[d_out, d_in]`.
@@ -226,11 +259,13 @@ impl WeightSource for Count {
 
     fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)> {
         let numbers = want.shape.iter().fold(1u64, |product, n| product.saturating_mul(*n as u64));
-        self.parameters = self.parameters.saturating_add(numbers);
+        if want.purpose != Use::Buffer {
+            self.parameters = self.parameters.saturating_add(numbers);
+        }
         self.products += match want.purpose {
             Use::Product => numbers as f64,
             Use::Share(share) => share * numbers as f64,
-            Use::Table | Use::Other => 0.0,
+            Use::Table | Use::Other | Use::Buffer => 0.0,
         };
         Ok((want.name.to_string(), None))
     }

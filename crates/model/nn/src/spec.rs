@@ -52,7 +52,7 @@ impl DecoderSpec {
     /// layer's experts those that a token chooses.
     pub fn matrix_parameters(&self) -> u64 {
         let head = if self.tie_embeddings { self.vocab_size * self.embedding.width } else { 0 };
-        self.count().products as u64 + head as u64
+        self.count().products.round() as u64 + head as u64
     }
 
     /// Floating-point operations of training on one token of a sequence of `seq`: 6 for each matrix parameter, and what
@@ -69,6 +69,13 @@ impl DecoderSpec {
         layers.map(|(_, layer)| layer.kind().remembered(self.d_model, len) * size_of::<f32>()).sum()
     }
 
+    /// Bytes that a training step takes, as [`StackSpec::activation_bytes`] counts them.
+    pub fn activation_bytes(&self, rows: usize, recompute: bool, precision: Precision) -> f64 {
+        self.stack.activation_bytes(rows, recompute, precision)
+    }
+}
+
+impl StackSpec {
     /// Bytes that a training step on the CPU takes for `rows` tokens at once besides parameters, gradients and optimizer
     /// state: what the blocks keep for the backward pass, or with `recompute` their inputs and one block's; one block's
     /// gradients; and the loss's logits, packed weights and gradients.

@@ -8,10 +8,12 @@ use cupola_ops::Precision;
 
 use crate::batch::{Batch, Cache, Step};
 use crate::block::{Block, BlockSpec};
+use crate::cross_attention::Memory;
 use crate::embedding::{Embedding, EmbeddingSpec};
 use crate::layer::{Pass, Reach};
 use crate::module::{Module, Piece};
 use crate::norm::{Norm, NormSpec, Stream};
+use crate::router::Routing;
 use crate::source::Scope;
 
 /// The numbers that make a stack.
@@ -44,11 +46,22 @@ pub struct Stack {
     spec: StackSpec,
     pub(crate) embedding: Embedding,
     blocks: Vec<Block>,
+    /// Which block runs when.
+    pub(crate) order: Vec<usize>,
     norm: Option<Norm>,
     /// What products multiply.
     pub(crate) precision: Precision,
     /// Whether blocks are computed again in the backward pass.
     pub(crate) recompute: bool,
+}
+
+/// What a stack is given besides its tokens.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Given {
+    /// The tokens' vectors, where they are another stack's: `[V, width]`.
+    pub table: Option<Tensor<2>>,
+    /// What an encoder has given.
+    pub memory: Option<Memory>,
 }
 
 /// What a stack gives.
@@ -57,6 +70,8 @@ pub struct Hidden {
     pub last: Tensor<2>,
     /// What layers add to the loss, `[1]` each.
     pub extra: Vec<Tensor<1>>,
+    /// What routers decided.
+    pub routing: Vec<Routing>,
 }
 
 impl Stack {
@@ -72,7 +87,8 @@ impl Stack {
             slot += block.layers.len();
         }
         let norm = spec.norm.map(|norm| scope.norm("norm", norm, spec.d_model)).transpose()?;
-        Ok(Self { spec: spec.clone(), embedding, blocks, norm, precision: Precision::F32, recompute: false })
+        let order = (0..blocks.len()).collect();
+        Ok(Self { spec: spec.clone(), embedding, blocks, order, norm, precision: Precision::F32, recompute: false })
     }
 
     /// The numbers that make it.
@@ -90,17 +106,27 @@ impl Stack {
         Cache::empty(self.spec.layers())
     }
 
+    /// A cache that holds what the layers need of an encoder's output, `[Ts, D]`, and no tokens.
+    pub(crate) fn remember(&self, memory: &Tensor<2>) -> Cache {
+        let mut cache = self.cache();
+        self.blocks.iter().for_each(|block| block.remember(memory, &mut cache.layers));
+        cache
+    }
+
     fn run(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>, mut seen: impl FnMut(&Stream)) -> Tensor<2> {
+        pass.embedded = Some(x.clone());
         let mut stream = Stream::new(x);
-        for block in &self.blocks {
+        for block in self.order.iter().map(|i| &self.blocks[*i]) {
             seen(&stream);
             match pass.reach {
-                Reach::Batch(batch) if self.recompute => {
+                // What an encoder has given would lose its gradient.
+                Reach::Batch(batch) if self.recompute && pass.memory.is_none() => {
                     stream = Stream::new(block.recomputed(stream.value(), pass, batch));
                 }
                 _ => block.forward(&mut stream, pass),
             }
         }
+        seen(&stream);
         match &self.norm {
             Some(norm) => stream.norm(norm),
             None => stream.value(),
@@ -108,33 +134,63 @@ impl Stack {
     }
 
     fn pass<'a, 'b>(&self, positions: &Arc<[u32]>, reach: Reach<'a, 'b>) -> Pass<'a, 'b> {
-        Pass { positions: Arc::clone(positions), reach, precision: self.precision, slot: 0, extra: vec![] }
+        let mut pass = Pass::new(Arc::clone(positions), reach, self.precision);
+        pass.relative = self.embedding.relative.clone();
+        pass
     }
 
-    fn batch(&self, batch: &Batch, seen: impl FnMut(&Stream)) -> Hidden {
-        let x = self.embedding.forward(&batch.ids, &batch.positions, batch.types.as_ref());
+    fn batch(&self, batch: &Batch, given: Given, seen: impl FnMut(&Stream)) -> Hidden {
+        let table = given.table.unwrap_or_else(|| self.embedding.tokens.value());
+        let x = self.embedding.forward_of(table, &batch.ids, &batch.positions, batch.types.as_ref());
         let mut pass = self.pass(&batch.positions, Reach::Batch(batch));
+        pass.memory = given.memory;
         let last = self.run(x, &mut pass, seen);
-        Hidden { last, extra: pass.extra }
+        let mut extra = pass.extra;
+        extra.extend(crate::router::losses(&pass.routing, batch.real.as_deref()));
+        Hidden { last, extra, routing: pass.routing }
     }
 
     /// The last hidden states of a batch, `[B·T, D]`.
     pub fn hidden(&self, batch: &Batch) -> Hidden {
-        self.batch(batch, |_| {})
+        self.hidden_given(batch, Given::default())
+    }
+
+    /// The same with what is not its own.
+    pub(crate) fn hidden_given(&self, batch: &Batch, given: Given) -> Hidden {
+        self.batch(batch, given, |_| {})
     }
 
     /// The embeddings, the input of each further block, and the last hidden states.
     pub fn hidden_states(&self, batch: &Batch) -> Vec<Tensor<2>> {
+        self.hidden_states_given(batch, Given::default())
+    }
+
+    /// The same with what is not its own.
+    pub(crate) fn hidden_states_given(&self, batch: &Batch, given: Given) -> Vec<Tensor<2>> {
         let mut states = Vec::new();
-        let last = self.batch(batch, |stream| states.push(stream.value())).last;
+        let last = self.batch(batch, given, |stream| states.push(stream.value())).last;
+        states.pop();
+        states.push(last);
+        states
+    }
+
+    /// The same with what the last block gives, before the last norm.
+    pub fn streams(&self, batch: &Batch) -> Vec<Tensor<2>> {
+        let mut states = Vec::new();
+        let last = self.batch(batch, Given::default(), |stream| states.push(stream.value())).last;
         states.push(last);
         states
     }
 
     /// The last hidden states of new tokens, `[N, D]`, for several sequences at once; the caches grow by them.
     pub fn step(&self, ids: &Arc<[u32]>, steps: &mut [Step<'_>]) -> Tensor<2> {
+        self.step_of(self.embedding.tokens.value(), ids, steps)
+    }
+
+    /// The same with given vectors of tokens, `[V, width]`.
+    pub(crate) fn step_of(&self, table: Tensor<2>, ids: &Arc<[u32]>, steps: &mut [Step<'_>]) -> Tensor<2> {
         let positions = steps.iter().flat_map(|s| s.cache.len as u32..(s.cache.len + s.rows) as u32).collect();
-        let x = self.embedding.forward(ids, &positions, None);
+        let x = self.embedding.forward_of(table, ids, &positions, None);
         let hidden = self.run(x, &mut self.pass(&positions, Reach::Caches(steps)), |_| {});
         for step in steps {
             step.cache.len += step.rows;

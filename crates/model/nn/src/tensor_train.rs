@@ -33,6 +33,18 @@ pub struct FactoredSpec {
 }
 
 impl LayerKind for FactoredSpec {
+    fn about(&self) -> String {
+        format!("{} of tensor trains", self.layer.kind().about())
+    }
+
+    fn positions(&self) -> Option<&'static str> {
+        self.layer.kind().positions()
+    }
+
+    fn remembers(&self) -> Option<&'static str> {
+        self.layer.kind().remembers()
+    }
+
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         self.layer.kind().build(&mut scope.factored(self.train), d_model)
     }

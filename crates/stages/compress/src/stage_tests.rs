@@ -57,6 +57,17 @@ fn an_int8_model_is_smaller_and_predicts_nearly_as_well() {
 }
 
 #[test]
+fn experts_are_not_made_int8() {
+    let mut model = Model::load(&cupola_testkit::fixture("mixtral"), &cupola_ops::open("cpu").unwrap()).unwrap();
+    let before = model.state();
+    let table: toml::Table = "group = 16".parse().unwrap();
+    let int8 = crate::ALL[0].configure("compress.int8", table).unwrap();
+    let error = int8.apply(&mut model).unwrap_err();
+    assert!(error.to_string().contains("int8 weights of experts are not supported"), "{error}");
+    assert_eq!(model.state(), before);
+}
+
+#[test]
 fn compressing_twice_is_refused() {
     let dir = setup();
     run(&dir, "model = 'model'\nspeed_tokens = 2", "out").unwrap();

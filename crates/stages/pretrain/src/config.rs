@@ -1,7 +1,8 @@
 //! The settings of pretraining, and what follows from its one dial.
 
-use cupola_arch::{Form, Sizes};
+use cupola_arch::{ExpertSizes, Family, Form, Sizes, Spec};
 use cupola_artifact::{Error, Result};
+use cupola_nn::Task;
 use cupola_tokenizer::Tokenizer;
 use cupola_train::PrecisionSetting;
 use cupola_train::optim::{AdjustLr, StateType};
@@ -17,8 +18,17 @@ pub struct PretrainConfig {
     /// The tokenizer: a tokenizer stage or a directory with a `tokenizer.json`.
     pub tokenizer: String,
     /// The family of the model.
-    #[serde(default = "default_family")]
+    #[serde(default = "default_family", alias = "architecture")]
     pub family: String,
+    /// What is learned, as the family has it: `causal`, the next token; `masked`, hidden tokens; `replaced`, which tokens a
+    /// small generator put in.
+    pub objective: Option<Learned>,
+    /// The share of tokens that are hidden.
+    #[serde(default = "default_mask_share")]
+    pub mask_share: f64,
+    /// Whether the tokens of a word are hidden together.
+    #[serde(default)]
+    pub whole_word: bool,
     /// Settings of `config.json` that only this family has.
     #[serde(default)]
     pub settings: Map<String, Value>,
@@ -32,6 +42,14 @@ pub struct PretrainConfig {
     pub n_kv_heads: Option<usize>,
     /// Width of the feed-forward layers.
     pub d_ff: Option<usize>,
+    /// Experts of a layer, in a family with experts.
+    pub experts: Option<usize>,
+    /// Experts that a token goes to.
+    pub experts_per_token: Option<usize>,
+    /// The share of the load-balancing loss; 0 is none.
+    pub balance_loss: Option<f64>,
+    /// The share of the routers' z-loss; 0 is none.
+    pub router_z_loss: Option<f64>,
     /// Tokens of a sequence, and the model's context.
     pub seq_len: Option<usize>,
     /// Whether the output layer is the embedding.
@@ -76,6 +94,13 @@ pub struct PretrainConfig {
     /// The largest norm of the gradient; 0 is none.
     #[serde(default = "default_clip")]
     pub clip: f64,
+    /// The share of each target that all tokens divide equally (Szegedy et al. 2016), in training only.
+    #[serde(default)]
+    pub label_smoothing: f32,
+    /// The weight of the squared log-sum-exp of the logits, which keeps them from drifting (Chowdhery et al. 2022), in
+    /// training only; PaLM's is 1e-4.
+    #[serde(default)]
+    pub z_loss: f32,
     /// What matrix products multiply: `auto`, `f32`, `bf16` or `f16`.
     #[serde(default)]
     pub precision: PrecisionSetting,
@@ -96,6 +121,23 @@ pub struct PretrainConfig {
     pub checkpoints: u64,
 }
 
+/// What a model learns from text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learned {
+    /// The next token.
+    Causal,
+    /// Hidden tokens (Devlin et al. 2019).
+    Masked,
+    /// Which tokens were replaced (Clark et al. 2020).
+    Replaced,
+    /// A text whole that was damaged (Raffel et al. 2020, Lewis et al. 2020).
+    Denoised,
+}
+
+fn default_mask_share() -> f64 {
+    0.15
+}
 fn default_family() -> String {
     "llama".into()
 }
@@ -155,6 +197,9 @@ pub struct Derived {
     pub micro_batch: usize,
     /// The peak learning rate.
     pub lr: f64,
+    /// The experts of a layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<ExpertSizes>,
     /// What the family is made of.
     #[serde(skip)]
     pub form: Form,
@@ -177,9 +222,9 @@ impl PretrainConfig {
     /// # Errors
     /// Sizes that do not go together.
     pub fn derive(&self) -> Result<Derived> {
-        let form = cupola_arch::family(&self.family)
-            .map_err(|e| Error::usage(e.to_string()).with_hint(e.hint().unwrap_or_default()))?
-            .form();
+        let family = cupola_arch::family(&self.family)
+            .map_err(|e| Error::usage(e.to_string()).with_hint(e.hint().unwrap_or_default()))?;
+        let form = family.form();
         let mut rules = Vec::new();
         let mut set = |name: &str, rule: &str, given: Option<usize>, derived: usize| {
             let value = given.unwrap_or(derived);
@@ -242,8 +287,73 @@ impl PretrainConfig {
         if !(lr > 0.0 && lr.is_finite() && (0.0..=1.0).contains(&self.warmup)) {
             return wrong(format!("lr = {lr} must be positive and warmup = {} between 0 and 1", self.warmup));
         }
+        if !(self.mask_share > 0.0 && self.mask_share < 1.0) {
+            return wrong(format!("mask_share = {} is not between 0 and 1", self.mask_share));
+        }
+        if !((0.0..1.0).contains(&self.label_smoothing) && self.z_loss >= 0.0 && self.z_loss.is_finite()) {
+            return wrong(format!(
+                "label_smoothing = {} must be at least 0 and below 1, and z_loss = {} at least 0",
+                self.label_smoothing, self.z_loss
+            ));
+        }
         let d_head = d_model / n_heads;
-        Ok(Derived { d_model, n_heads, n_kv_heads, d_head, d_ff, seq_len, batch_tokens, micro_batch, lr, form, rules })
+        let experts = self.experts(family, &mut rules)?;
+        Ok(Derived {
+            d_model,
+            n_heads,
+            n_kv_heads,
+            d_head,
+            d_ff,
+            seq_len,
+            batch_tokens,
+            micro_batch,
+            lr,
+            experts,
+            form,
+            rules,
+        })
+    }
+
+    /// The experts of a family that has any.
+    fn experts(&self, family: &dyn Family, rules: &mut Vec<String>) -> Result<Option<ExpertSizes>> {
+        let given = [
+            ("experts", self.experts.is_some()),
+            ("experts_per_token", self.experts_per_token.is_some()),
+            ("balance_loss", self.balance_loss.is_some()),
+            ("router_z_loss", self.router_z_loss.is_some()),
+        ];
+        let Some(usual) = family.experts() else {
+            return match given.iter().find(|(_, given)| *given) {
+                Some((key, _)) => {
+                    Err(Error::usage(format!("`{key}` in [pretrain], but the family `{}` has no experts", self.family)))
+                }
+                None => Ok(None),
+            };
+        };
+        let experts = ExpertSizes {
+            count: self.experts.unwrap_or(usual.count),
+            per_token: self.experts_per_token.unwrap_or(usual.per_token),
+            balance_loss: self.balance_loss.unwrap_or(usual.balance_loss),
+            z_loss: self.router_z_loss.unwrap_or(usual.z_loss),
+        };
+        if experts.per_token == 0 || experts.per_token > experts.count {
+            return Err(Error::usage(format!(
+                "experts_per_token = {} of experts = {} in [pretrain]",
+                experts.per_token, experts.count
+            )));
+        }
+        if ![experts.balance_loss, experts.z_loss].iter().all(|share| *share >= 0.0 && share.is_finite()) {
+            return Err(Error::usage("`balance_loss` and `router_z_loss` in [pretrain] must not be negative"));
+        }
+        let values = [
+            format!("experts = {}", experts.count),
+            format!("experts_per_token = {}", experts.per_token),
+            format!("balance_loss = {}", experts.balance_loss),
+            format!("router_z_loss = {}", experts.z_loss),
+        ];
+        let rule = |given: bool| if given { "from the recipe" } else { "usual in the family" };
+        rules.extend(values.iter().zip(given).map(|(value, (_, given))| format!("{value} ({})", rule(given))));
+        Ok(Some(experts))
     }
 
     /// The model's sizes for a vocabulary; the tokenizer, where there is one, names the special tokens.
@@ -256,12 +366,36 @@ impl PretrainConfig {
             n_kv_heads: derived.n_kv_heads,
             d_head: derived.d_head,
             d_ff: derived.d_ff,
+            experts: derived.experts.unwrap_or_default(),
             max_seq_len: derived.seq_len,
             tie_embeddings: self.tie_embeddings,
             bos: tokenizer.and_then(Tokenizer::bos),
             eos: tokenizer.map(|t| t.stop_ids().to_vec()).unwrap_or_default(),
             pad: tokenizer.and_then(Tokenizer::pad),
             settings: self.settings.clone(),
+        }
+    }
+
+    /// What a model of these numbers learns.
+    ///
+    /// # Errors
+    /// When the recipe asks for something else.
+    pub fn learned(&self, spec: &Spec) -> Result<Learned> {
+        let learned = match spec {
+            Spec::Encoder(spec) => match spec.head.map(|head| head.task) {
+                Some(Task::Replaced) => Learned::Replaced,
+                _ => Learned::Masked,
+            },
+            Spec::EncoderDecoder(_) => Learned::Denoised,
+            Spec::Decoder(_) => Learned::Causal,
+        };
+        match self.objective {
+            Some(asked) if asked != learned => {
+                let message = format!("the family `{}` does not learn `objective = {asked:?}`", self.family);
+                Err(Error::usage(message.to_lowercase())
+                    .with_hint(format!("leave it out: it learns {learned:?}").to_lowercase()))
+            }
+            _ => Ok(learned),
         }
     }
 
@@ -291,6 +425,30 @@ mod tests {
         let derived = config.derive().unwrap();
         let sizes = config.sizes(&derived, 1000, None);
         assert_eq!((sizes.n_kv_heads, sizes.d_ff), (sizes.n_heads, 4 * sizes.d_model));
+    }
+
+    #[test]
+    fn experts_are_as_the_recipe_says_and_refused_where_the_family_has_none() {
+        let derived = config("family = 'mixtral'\nexperts = 6\nexperts_per_token = 3").derive().unwrap();
+        let experts = derived.experts.unwrap();
+        assert_eq!((experts.count, experts.per_token), (6, 3));
+        assert!(derived.rules.iter().any(|rule| rule == "experts = 6 (from the recipe)"), "{:?}", derived.rules);
+        let usual = config("family = 'deepseek_v3'").derive().unwrap().experts.unwrap();
+        assert_eq!((usual.count, usual.per_token, usual.z_loss), (8, 2, 0.0));
+        assert_eq!(config("").derive().unwrap().experts, None);
+        let error = |more: &str| config(more).derive().unwrap_err().to_string();
+        assert!(error("experts = 4").contains("the family `llama` has no experts"));
+        assert!(error("family = 'mixtral'\nexperts = 1").contains("experts_per_token = 2 of experts = 1"));
+        assert!(error("family = 'mixtral'\nbalance_loss = -1.0").contains("must not be negative"));
+    }
+
+    #[test]
+    fn settings_of_the_loss_outside_their_range_are_refused() {
+        assert!(config("label_smoothing = 0.1\nz_loss = 1e-4").derive().is_ok());
+        for wrong in ["label_smoothing = 1.0", "label_smoothing = -0.1", "z_loss = -1e-4", "z_loss = inf"] {
+            let error = config(wrong).derive().unwrap_err();
+            assert!(error.to_string().contains("label_smoothing = "), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Pretraining: from documents and a tokenizer to a model.
 
 mod config;
+mod corruption;
+mod denoising;
+mod masked;
+mod masking;
 mod objective;
 mod stage;
 mod stream;

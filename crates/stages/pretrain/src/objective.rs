@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use cupola_arch::Model;
 use cupola_artifact::{Context, Result};
-use cupola_generate::{Sampler, SamplingParams, score_texts};
+use cupola_generate::{Sampler, SamplingParams, ScoreTexts};
 use cupola_nn::Step;
-use cupola_records::Document;
+use cupola_ops::LossForm;
 use cupola_tokenizer::Tokenizer;
 use cupola_train::{Objective, Part};
 use serde_json::{Value, json};
@@ -23,8 +23,10 @@ pub struct CausalLm {
     pub micro_batch: usize,
     /// Tokens of a sequence.
     pub seq_len: usize,
+    /// Smoothed labels and a penalty on the logits' size.
+    pub form: LossForm,
     /// Held-out documents.
-    pub validation: Vec<Document>,
+    pub validation: Option<ScoreTexts>,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
     /// What a sample begins with.
@@ -45,15 +47,13 @@ impl Objective for CausalLm {
         let (batch, targets) = self.rows.next(count);
         let weight = 1.0 / (self.sequences * self.seq_len) as f32;
         let weights: Arc<[f32]> = vec![weight; targets.len()].into();
-        Ok(Part { loss: model.decoder()?.loss(&batch, &targets, &weights), tokens: targets.len(), figures: vec![] })
+        let loss = model.decoder()?.loss_of_form(&batch, &targets, &weights, self.form);
+        Ok(Part { loss, tokens: targets.len(), figures: vec![] })
     }
 
     fn evaluate(&mut self, model: &Model) -> Result<Vec<(String, f64)>> {
-        if self.validation.is_empty() {
-            return Ok(vec![]);
-        }
-        let texts: Vec<&str> = self.validation.iter().map(|d| d.text.as_str()).collect();
-        let score = score_texts(model.decoder()?, &self.tokenizer, &texts, &mut |_, _| {})?;
+        let Some(texts) = &self.validation else { return Ok(vec![]) };
+        let score = texts.score(model.decoder()?, &mut |_, _| {})?;
         Ok(vec![
             ("validation_loss".into(), score.nats_per_token()),
             ("perplexity".into(), score.perplexity()),
@@ -91,5 +91,48 @@ impl Objective for CausalLm {
         let at = serde_json::from_value(position.clone()).context(|| "cannot read the loader's position".into())?;
         self.rows.go_to(at);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use burn::tensor::Device;
+    use cupola_arch::Model;
+    use cupola_records::Document;
+    use cupola_testkit::{TempDir, tiny_llama_dir};
+
+    use super::*;
+    use crate::stream::Stream;
+
+    #[test]
+    fn smoothed_labels_and_the_z_loss_change_the_training_loss_alone() {
+        let dir = TempDir::new("objective");
+        tiny_llama_dir(dir.path(), 1);
+        let model = Model::load(dir.path(), &Device::flex()).unwrap();
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        let text = "to be or not to be ".repeat(20);
+        let figures = |label_smoothing: f32, z_loss: f32| {
+            let document = Document { id: String::new(), text: text.clone(), source: String::new() };
+            let stream = Stream::encode(&[document], &tokenizer, 256).unwrap();
+            let mut objective = CausalLm {
+                rows: Rows::new(Arc::new(stream), 32, 1).unwrap(),
+                sequences: 2,
+                micro_batch: 2,
+                seq_len: 32,
+                form: LossForm { label_smoothing, z_loss },
+                validation: Some(ScoreTexts::encode(model.decoder().unwrap(), &tokenizer, &[&text]).unwrap()),
+                tokenizer: tokenizer.clone(),
+                prompt: vec![256],
+                seed: 1,
+                flops_per_token: 1.0,
+            };
+            let part = objective.part(&model, 0).unwrap();
+            (cupola_ops::scalar(&part.loss), objective.evaluate(&model).unwrap())
+        };
+        let (plain, smoothed, with_z) = (figures(0.0, 0.0), figures(0.3, 0.0), figures(0.0, 0.1));
+        assert!(plain.0 != smoothed.0 && with_z.0 > plain.0, "{} {} {}", plain.0, smoothed.0, with_z.0);
+        assert!(plain.1 == smoothed.1 && plain.1 == with_z.1);
     }
 }

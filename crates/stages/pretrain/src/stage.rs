@@ -1,20 +1,26 @@
 //! The stage `pretrain`.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use cupola_arch::Model;
+use cupola_arch::{Model, Spec};
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
-use cupola_artifact::{Context, Result, human_bytes, human_count, parse_config, write_atomic};
-use cupola_generate::document_start;
+use cupola_artifact::{Context, Error, Result, human_bytes, human_count, parse_config, write_atomic};
+use cupola_generate::ScoreTexts;
 use cupola_nn::Module;
+use cupola_ops::LossForm;
 use cupola_records::{Split, read_documents, total_bytes};
 use cupola_tokenizer::Tokenizer;
 use cupola_train::optim::{Optimizer, OptimizerConfig};
 use cupola_train::schedule::ScheduleConfig;
-use cupola_train::{TrainIo, TrainSettings, TrainSummary, train};
+use cupola_train::{Objective, PROGRAM_BYTES, StepSize, TrainIo, TrainSettings, TrainSummary, train, training_bytes};
 use serde_json::{Map, Value, json};
 
-use crate::config::{Derived, PretrainConfig};
+use crate::config::{Derived, Learned, PretrainConfig};
+use crate::corruption;
+use crate::denoising::Denoising;
+use crate::masked::MaskedLm;
+use crate::masking::Masking;
 use crate::objective::CausalLm;
 use crate::stream::{Rows, Stream};
 
@@ -27,7 +33,7 @@ impl Stage for PretrainStage {
     }
 
     fn about(&self) -> &'static str {
-        "trains a model from nothing to predict the next token"
+        "trains a model from nothing: to predict the next token, or as its family learns"
     }
 
     fn configure(&self, table: toml::Table) -> Result<Box<dyn Configured>> {
@@ -43,6 +49,36 @@ impl Stage for PretrainStage {
 struct Pretraining {
     config: PretrainConfig,
     derived: Derived,
+}
+
+/// What every objective is made of.
+struct Given<'a> {
+    rows: Rows,
+    data: &'a Path,
+    model: &'a Model,
+    tokenizer: &'a Tokenizer,
+    start: u32,
+    seed: u64,
+}
+
+impl Given<'_> {
+    /// The held-out documents as one stream; none where there are none.
+    fn held_out(&self) -> Result<Option<Stream>> {
+        let documents = read_documents(self.data, Split::Validation)?;
+        if documents.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Stream::encode(&documents, self.tokenizer, self.start)?))
+    }
+}
+
+/// The token before each document.
+fn start_of_documents(spec: &Spec, tokenizer: &Tokenizer) -> Result<u32> {
+    let (bos, eos, _) = spec.special();
+    tokenizer.bos().or(tokenizer.eos()).or(bos).or(eos.first().copied()).ok_or_else(|| {
+        Error::failed("neither the tokenizer nor the model says which token begins a document")
+            .with_hint("set `bos_token` or `eos_token` in tokenizer_config.json")
+    })
 }
 
 impl Pretraining {
@@ -89,6 +125,53 @@ impl Pretraining {
         }
     }
 
+    fn causal(&self, given: Given<'_>, spec: &Spec) -> Result<Box<dyn Objective>> {
+        let mut prompt = vec![given.start];
+        prompt.extend(given.tokenizer.encode(&self.config.sample_prompt)?);
+        Ok(Box::new(CausalLm {
+            rows: given.rows,
+            sequences: self.sequences(),
+            micro_batch: self.derived.micro_batch.min(self.sequences()),
+            seq_len: self.derived.seq_len,
+            form: LossForm { label_smoothing: self.config.label_smoothing, z_loss: self.config.z_loss },
+            validation: held_out(given.data, given.model, given.tokenizer)?,
+            tokenizer: given.tokenizer.clone(),
+            prompt,
+            seed: given.seed,
+            flops_per_token: spec.train_flops_per_token(self.derived.seq_len),
+        }))
+    }
+
+    fn denoising(&self, given: Given<'_>, spec: &Spec) -> Result<Box<dyn Objective>> {
+        let damage = cupola_arch::family(&self.config.family)?.damage();
+        Ok(Box::new(Denoising {
+            held_out: given.held_out()?.map(Arc::new),
+            rows: given.rows,
+            sequences: self.sequences(),
+            micro_batch: self.derived.micro_batch.min(self.sequences()),
+            seq_len: self.derived.seq_len,
+            corruption: corruption::of(damage, given.tokenizer, self.derived.seq_len).0,
+            seed: given.seed,
+            flops_per_token: spec.train_flops_per_token(self.derived.seq_len),
+            step: 0,
+        }))
+    }
+
+    fn masked(&self, given: Given<'_>, spec: &Spec, hidden: [f64; 2]) -> Result<Box<dyn Objective>> {
+        let masking = Masking::new(given.tokenizer, self.config.mask_share, hidden, self.config.whole_word)?;
+        Ok(Box::new(MaskedLm {
+            held_out: given.held_out()?,
+            rows: given.rows,
+            sequences: self.sequences(),
+            micro_batch: self.derived.micro_batch.min(self.sequences()),
+            seq_len: self.derived.seq_len,
+            masking,
+            seed: given.seed,
+            flops_per_token: spec.train_flops_per_token(self.derived.seq_len),
+            step: 0,
+        }))
+    }
+
     fn report(&self, summary: &TrainSummary, went_in: String, parameters: u64) -> Report {
         let mut metrics = Map::new();
         metrics.insert("parameters".into(), json!(parameters));
@@ -108,6 +191,16 @@ impl Pretraining {
     }
 }
 
+/// The held-out documents, encoded; none where there are none.
+fn held_out(data: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<Option<ScoreTexts>> {
+    let documents = read_documents(data, Split::Validation)?;
+    let texts: Vec<&str> = documents.iter().map(|d| d.text.as_str()).collect();
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(ScoreTexts::encode(model.decoder()?, tokenizer, &texts)?))
+}
+
 impl Configured for Pretraining {
     fn references(&self) -> Vec<Reference> {
         vec![
@@ -124,23 +217,32 @@ impl Configured for Pretraining {
         let vocab = inputs.fact("tokenizer", "vocab_size").unwrap_or(4096.0) as usize;
         let family = cupola_arch::family(&self.config.family)?;
         let spec = Model::fresh_spec(family, &self.config.sizes(&self.derived, vocab, None))?;
-        let spec = spec.decoder()?;
+        self.config.learned(&spec)?;
+        let generator = Model::generator_spec(family, &self.config.sizes(&self.derived, vocab, None))?;
+        let both = || [&spec].into_iter().chain(&generator);
         let bytes = inputs.fact("data", "train_bytes").or(inputs.fact("data", "bytes")).unwrap_or(0.0);
         // English text: between two and four bytes to a token, more with a larger vocabulary.
         let bytes_per_token = inputs.fact("tokenizer", "bytes_per_token").unwrap_or((vocab as f64).log2() / 4.0);
         let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), (bytes / bytes_per_token) as u64);
-        let flops = spec.train_flops_per_token(self.derived.seq_len) * tokens as f64;
-        let parameters = spec.parameters() as f64;
+        let per_token: f64 = both().map(|spec| spec.train_flops_per_token(self.derived.seq_len)).sum();
+        let flops = per_token * tokens as f64;
+        let parameters = both().map(Spec::parameters).sum::<u64>() as f64;
         let at_once = self.derived.micro_batch.min(self.sequences());
         let (rows, precision) = (at_once * self.derived.seq_len, self.config.precision.resolve());
-        let activations = spec.activation_bytes(rows, self.config.activation_checkpointing, precision);
-        // Parameters and gradients, a second time where several micro-batches add up, and what the optimizer remembers.
-        let gradients = if at_once < self.sequences() { 8.0 } else { 4.0 };
-        let state = 4.0 + gradients + Optimizer::new(&self.optimizer())?.bytes_per_parameter();
+        let step = StepSize {
+            rows,
+            accumulates: at_once < self.sequences(),
+            recompute: self.config.activation_checkpointing,
+            precision,
+            state: Optimizer::new(&self.optimizer())?.bytes_per_parameter(),
+        };
+        // While the text is encoded there are its tokens, twice for a moment, and their documents; then only the latter.
+        let stream = bytes / bytes_per_token;
+        let training = both().map(|spec| training_bytes(spec, step)).sum::<f64>() + 8.0 * stream;
+        let memory_bytes = PROGRAM_BYTES + training.max(4.0 * parameters + bytes + 12.0 * stream);
         let mut plan = Plan {
             flops,
-            // A twelfth more: the allocator's gaps, packed matrices, the program itself.
-            memory_bytes: 13.0 / 12.0 * (state * parameters + activations),
+            memory_bytes,
             disk_bytes: 4.0 * parameters,
             // Small models reach about half of the peak.
             seconds: flops / (0.5 * inputs.peak_flops.max(1.0)),
@@ -150,7 +252,7 @@ impl Configured for Pretraining {
         for (fact, value) in [("parameters", parameters), ("tokens", tokens as f64), ("vocab_size", vocab as f64)] {
             plan.facts.insert(fact.into(), value);
         }
-        plan.facts.insert("d_model".into(), spec.d_model as f64);
+        plan.facts.insert("d_model".into(), spec.stack().d_model as f64);
         plan.facts.insert("seq_len".into(), self.derived.seq_len as f64);
         Ok(plan)
     }
@@ -159,18 +261,26 @@ impl Configured for Pretraining {
         let data = &context.input("data")?.path;
         let tokenizer = Tokenizer::load(&context.input("tokenizer")?.path)?;
         let documents = read_documents(data, Split::Train)?;
-        let validation = read_documents(data, Split::Validation)?;
         let device = cupola_ops::open(context.device)?;
-        let sizes = self.config.sizes(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
+        let mut sizes = self.config.sizes(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
         let family = cupola_arch::family(&self.config.family)?;
+        if let Spec::EncoderDecoder(_) = Model::fresh_spec(family, &sizes)? {
+            sizes.vocab_size = corruption::of(family.damage(), &tokenizer, self.derived.seq_len).1;
+            // An answer has its end and its start besides.
+            sizes.max_seq_len += 2;
+        }
         let mut model = Model::fresh(family, &sizes, context.seed, &device)?;
-        let spec = model.decoder()?.spec().clone();
+        let spec = model.spec().clone();
+        let learned = self.config.learned(&spec)?;
         model.set_trainable(|_| true);
         model.network.set_precision(self.config.precision.resolve());
         model.set_recompute(self.config.activation_checkpointing)?;
 
-        let start = document_start(model.decoder()?, &tokenizer)?;
+        let start = start_of_documents(&spec, &tokenizer)?;
         let stream = Stream::encode(&documents, &tokenizer, start)?;
+        let went_in =
+            format!("{}, {} tokens", human_bytes(total_bytes(&documents) as f64), human_count(stream.len() as f64));
+        drop(documents);
         let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), stream.len() as u64);
         let sequences = self.sequences();
         let steps = (tokens / (sequences * self.derived.seq_len) as u64).max(1);
@@ -183,20 +293,13 @@ impl Configured for Pretraining {
             human_count(spec.parameters() as f64),
             human_count(stream.len() as f64),
         ));
-        let went_in =
-            format!("{}, {} tokens", human_bytes(total_bytes(&documents) as f64), human_count(stream.len() as f64));
-        let mut prompt = vec![start];
-        prompt.extend(tokenizer.encode(&self.config.sample_prompt)?);
-        let mut objective = CausalLm {
-            rows: Rows::new(Arc::new(stream), self.derived.seq_len, context.seed)?,
-            sequences,
-            micro_batch: self.derived.micro_batch.min(sequences),
-            seq_len: self.derived.seq_len,
-            validation,
-            tokenizer: tokenizer.clone(),
-            prompt,
-            seed: context.seed,
-            flops_per_token: spec.train_flops_per_token(self.derived.seq_len),
+        let rows = Rows::new(Arc::new(stream), self.derived.seq_len, context.seed)?;
+        let given = Given { rows, data, model: &model, tokenizer: &tokenizer, start, seed: context.seed };
+        let mut objective = match learned {
+            Learned::Causal => self.causal(given, &spec)?,
+            Learned::Masked => self.masked(given, &spec, [0.8, 0.1])?,
+            Learned::Replaced => self.masked(given, &spec, [1.0, 0.0])?,
+            Learned::Denoised => self.denoising(given, &spec)?,
         };
         let settings = self.settings(steps, format!("pretrain {}", context.name));
         let io = TrainIo {
@@ -204,7 +307,7 @@ impl Configured for Pretraining {
             metrics: context.dir.to_path_buf(),
             progress: context.progress,
         };
-        let summary = train(&mut model, &mut objective, &settings, &io)?;
+        let summary = train(&mut model, &mut *objective, &settings, &io)?;
         model.save(context.dir)?;
         tokenizer.save(context.dir)?;
         let derived = serde_json::to_string_pretty(&self.derived).context(|| "cannot write derived.json".into())?;

@@ -16,6 +16,12 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// A stream of one document.
+    #[cfg(test)]
+    pub fn of(ids: Vec<u32>) -> Self {
+        Self { documents: vec![0; ids.len()], ids }
+    }
+
     /// Encodes documents; long ones in pieces at line ends, so that several cores take part.
     ///
     /// # Errors
@@ -24,9 +30,11 @@ impl Stream {
         let pieces: Vec<(usize, &str)> =
             documents.iter().enumerate().flat_map(|(i, d)| pieces(&d.text).into_iter().map(move |p| (i, p))).collect();
         let texts: Vec<&str> = pieces.iter().map(|(_, text)| *text).collect();
-        let mut stream = Self { ids: vec![], documents: vec![] };
+        let encoded = tokenizer.encode_batch(&texts)?;
+        let tokens = documents.len() + encoded.iter().map(Vec::len).sum::<usize>();
+        let mut stream = Self { ids: Vec::with_capacity(tokens), documents: Vec::with_capacity(tokens) };
         let mut last = None;
-        for ((document, _), ids) in pieces.iter().zip(tokenizer.encode_batch(&texts)?) {
+        for ((document, _), ids) in pieces.iter().zip(encoded) {
             if last != Some(*document) {
                 stream.push(start, *document);
                 last = Some(*document);
@@ -43,14 +51,20 @@ impl Stream {
         self.documents.push(document as u32);
     }
 
+    /// Rows of `seq` tokens from the beginning on, with the numbers of their documents; of a shorter stream all of it.
+    pub fn rows(&self, seq: usize) -> impl Iterator<Item = (&[u32], &[u32])> {
+        let seq = seq.min(self.ids.len()).max(1);
+        self.ids.chunks_exact(seq).zip(self.documents.chunks_exact(seq))
+    }
+
     /// Tokens.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 }
 
-/// How much text a piece holds, bytes.
-const PIECE: usize = 1 << 16;
+/// How much text a piece holds, bytes: encoding takes some hundred bytes of memory for each.
+const PIECE: usize = 1 << 14;
 
 /// Cuts a text after line ends where a new word begins anyway.
 fn pieces(text: &str) -> Vec<&str> {
@@ -99,19 +113,35 @@ impl Rows {
         self.shuffle.go_to(at);
     }
 
+    /// Where the next row begins in the stream.
+    fn draw(&mut self) -> usize {
+        let row = self.shuffle.draw();
+        let offset = Rng::new(self.seed, &format!("offset {}", self.shuffle.position().epoch)).below(self.seq_len);
+        offset + row * self.seq_len
+    }
+
     /// The next `count` rows: tokens, and the token after each.
     pub fn next(&mut self, count: usize) -> (Batch, Arc<[i32]>) {
         let (mut ids, mut targets, mut segments) = (vec![], vec![], vec![]);
         for _ in 0..count {
-            let row = self.shuffle.draw();
-            let offset = Rng::new(self.seed, &format!("offset {}", self.shuffle.position().epoch)).below(self.seq_len);
-            let at = offset + row * self.seq_len;
+            let at = self.draw();
             let span = at..at + self.seq_len;
             ids.extend_from_slice(&self.stream.ids[span.clone()]);
             segments.extend_from_slice(&self.stream.documents[span.clone()]);
             targets.extend(self.stream.ids[span.start + 1..span.end + 1].iter().map(|id| *id as i32));
         }
         (Batch::segmented(ids, count, &segments), targets.into())
+    }
+
+    /// The next `count` rows: tokens, and the numbers of their documents.
+    pub fn texts(&mut self, count: usize) -> (Vec<u32>, Vec<u32>) {
+        let (mut ids, mut segments) = (vec![], vec![]);
+        for _ in 0..count {
+            let at = self.draw();
+            ids.extend_from_slice(&self.stream.ids[at..at + self.seq_len]);
+            segments.extend_from_slice(&self.stream.documents[at..at + self.seq_len]);
+        }
+        (ids, segments)
     }
 }
 

@@ -35,8 +35,11 @@ pub fn resolve_model(path: &Path) -> Result<(PathBuf, ServeConfig)> {
     Ok((model, settings))
 }
 
-/// The directory with the model's files: the path itself, or `model` in it.
+/// The directory with the model's files: the path itself, or `model` in it. A GGUF file is a model by itself.
 pub fn find_model(path: &Path) -> Result<PathBuf> {
+    if cupola_arch::is_gguf(path) {
+        return Ok(path.to_path_buf());
+    }
     for dir in [path.to_path_buf(), path.join("model")] {
         if dir.join("config.json").is_file() {
             return Ok(dir);
@@ -49,8 +52,9 @@ pub fn find_model(path: &Path) -> Result<PathBuf> {
     } else {
         format!("there is no {}", path.display())
     };
-    Err(Error::usage(message)
-        .with_hint("give a model's directory (config.json, tokenizer.json, *.safetensors) or a `serve` artifact"))
+    Err(Error::usage(message).with_hint(
+        "give a model's directory (config.json, tokenizer.json, *.safetensors), a .gguf file or a `serve` artifact",
+    ))
 }
 
 /// What the API calls a model by default: its directory's name, without the stage kind for an artifact.

@@ -20,7 +20,7 @@ use crate::api_error::ApiError;
 use crate::backend::Backend;
 use crate::beams;
 use crate::body::{drain, read_json};
-use crate::config::ServeConfig;
+use crate::config::{Secret, ServeConfig};
 use crate::job::Job;
 use crate::logprobs::Logprobs;
 use crate::metrics::{CONTENT_TYPE as METRICS_TYPE, Metrics};
@@ -101,6 +101,11 @@ fn check_key(config: &ServeConfig, request: &Request) -> Result<(), ApiError> {
     let Some(key) = config.api_key.as_ref().filter(|_| request.uri().path().starts_with("/v1")) else {
         return Ok(());
     };
+    bearer(key, request)
+}
+
+/// Whether the request has the key.
+pub fn bearer(key: &Secret, request: &Request) -> Result<(), ApiError> {
     let Some(header) = request.headers().get(AUTHORIZATION) else {
         return Err(ApiError::unauthorized("no API key given; send it as `Authorization: Bearer KEY`"));
     };
@@ -309,7 +314,8 @@ fn tidy(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-async fn not_found(request: Request) -> ApiError {
+/// The answer to any other path.
+pub async fn not_found(request: Request) -> ApiError {
     let path: String = request.uri().path().chars().take(200).collect();
     drain(request).await;
     ApiError::not_found(format!("there is no {path} here"))

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use axum::Router;
 use cupola_artifact::{Context, Error, Result};
-use cupola_generate::{Engine, SamplingParams};
+use cupola_generate::{Engine, Reader, SamplingParams, is_encoder};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use crate::backend::Backend;
 use crate::config::ServeConfig;
+use crate::reading::reading_router;
 use crate::resolve::model_name;
 use crate::routes::router;
 
@@ -131,6 +132,11 @@ pub fn serve(model_dir: &Path, config: &ServeConfig, device: &str, on_ready: imp
     let mut config = config.clone().with_environment();
     config.sampling = config.sampling.or(&SamplingParams::of_model(model_dir)?)?;
     let server = Server::bind(&config)?;
+    if is_encoder(model_dir)? {
+        let reader = Reader::load(model_dir, device)?;
+        on_ready(server.address());
+        return server.run(reading_router(reader, &config, &model_name(model_dir)), signalled());
+    }
     let engine = Engine::load(model_dir, device, &config.engine)?;
     let backend: Arc<dyn Backend> = Arc::new(engine);
     on_ready(server.address());

@@ -5,8 +5,7 @@
 //! use inside a program) is put into every such text in every message; so after rendering, only what the template itself
 //! wrote still reads as a special token. The guard is taken out again behind that recognition, and the text is encoded as
 //! the plain text it is. This holds for all roles and for all special tokens of at least two characters; added tokens
-//! that are not marked special (such as `<think>` in some models) are left alone, as a model writes them itself. A
-//! Unigram model whose pieces include its special tokens can still choose such a piece for the plain text.
+//! that are not marked special (such as `<think>` in some models) are left alone, as a model writes them itself.
 //!
 //! **The mask.** What the assistant wrote is found in three ways, in this order:
 //! 1. by the template's own `{% generation %}` blocks, where it has them;
@@ -23,7 +22,7 @@ use crate::template::{ChatTemplate, RenderOptions, Rendered};
 use crate::tokenizer::Tokenizer;
 
 /// Breaks up the text of a special token in a message.
-const GUARD: char = '\u{fdd0}';
+pub(crate) const GUARD: char = '\u{fdd0}';
 /// Marks the end of an assistant's text.
 const END_MARK: char = '\u{fdd3}';
 /// Characters a message may not contain, since they have a meaning here.
@@ -78,8 +77,20 @@ impl Tokenizer {
     /// The text that the chat template makes of `messages`; with `add_generation_prompt` it ends where the assistant is
     /// to go on.
     pub fn render_chat(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.render_chat_with(messages, &RenderOptions { add_generation_prompt, ..Default::default() })
+    }
+
+    /// The same with all that a template may be given. With tools, the template named `tool_use` is taken where there is
+    /// one.
+    pub fn render_chat_with(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         let messages: Vec<Value> = messages.iter().map(Message::to_json).collect();
-        self.template()?.render(&messages, &RenderOptions { add_generation_prompt, ..Default::default() })
+        let for_tools = if options.tools.is_null() { None } else { self.named_template("tool_use") };
+        for_tools.map_or_else(|| self.template(), Ok)?.render(&messages, options)
+    }
+
+    /// The chat template of a name, beside the default one.
+    pub fn named_template(&self, name: &str) -> Option<&ChatTemplate> {
+        self.0.named.iter().find(|(n, _)| n == name).map(|(_, template)| template)
     }
 
     /// The tokens of a chat. Text in messages never becomes a special token, whatever it says.
@@ -131,7 +142,7 @@ impl Tokenizer {
         let tokenizer = match self.0.guarded.get() {
             Some(tokenizer) => tokenizer,
             None => {
-                let made = without_guard(&self.0.special)?;
+                let made = without_guard(&self.0.special, &self.0.plain)?;
                 self.0.guarded.get_or_init(|| made)
             }
         };
@@ -240,7 +251,7 @@ fn guard_text(text: &str, special: &[&str]) -> Option<String> {
 }
 
 /// The tokenizer with the guard dropped behind the recognition of special tokens.
-fn without_guard(tokenizer: &tokenizers::Tokenizer) -> Result<tokenizers::Tokenizer> {
+fn without_guard(tokenizer: &tokenizers::Tokenizer, plain: &tokenizers::Tokenizer) -> Result<tokenizers::Tokenizer> {
     let what = || "cannot prepare the tokenizer for chats".to_owned();
     let mut guarded = tokenizer.clone();
     // Special tokens must be recognised before the guard goes.
@@ -251,8 +262,15 @@ fn without_guard(tokenizer: &tokenizers::Tokenizer) -> Result<tokenizers::Tokeni
         .map(|t| t.clone().normalized(false))
         .collect();
     guarded.add_special_tokens(early).context(what)?;
-    let mut steps = vec![NormalizerWrapper::Replace(Replace::new(GUARD.to_string(), "").context(what)?)];
-    steps.extend(tokenizer.get_normalizer().cloned());
-    guarded.with_normalizer(Some(Sequence::new(steps))).context(what)?;
+    drop_guard(&mut guarded).context(what)?;
+    guarded.with_model(plain.get_model().clone());
     Ok(guarded)
+}
+
+/// Makes the normalizer drop the guard character first.
+pub(crate) fn drop_guard(tokenizer: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
+    let mut steps = vec![NormalizerWrapper::Replace(Replace::new(GUARD.to_string(), "")?)];
+    steps.extend(tokenizer.get_normalizer().cloned());
+    tokenizer.with_normalizer(Some(Sequence::new(steps)))?;
+    Ok(())
 }

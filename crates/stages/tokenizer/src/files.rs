@@ -5,31 +5,42 @@ use std::sync::{Arc, OnceLock};
 
 use cupola_artifact::{Context, Error, Result, write_atomic};
 use serde_json::{Map, Value, json};
+use tokenizers::ModelWrapper;
+use tokenizers::models::unigram::Unigram;
 
+use crate::chat::{GUARD, drop_guard};
+use crate::layouts::OldLayout;
 use crate::special::{SideFiles, SpecialIds};
-use crate::template::ChatTemplate;
+use crate::template::{ChatTemplate, TemplateSources};
 use crate::tokenizer::{Inner, Tokenizer};
 use crate::validate::{check_added, check_model};
 
 impl Tokenizer {
-    /// Reads a folder with `tokenizer.json` (or GPT-2's `vocab.json` and `merges.txt`), or the file `tokenizer.json`
-    /// itself, and what lies beside it: `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`,
-    /// `generation_config.json`, `config.json`.
-    pub fn load(dir: &Path) -> Result<Self> {
-        let beside = if dir.is_file() { dir.parent().unwrap_or(Path::new(".")) } else { dir };
-        let file = if dir.is_file() { dir.to_path_buf() } else { dir.join("tokenizer.json") };
-        let json = if !file.exists() && dir.join("vocab.json").exists() && dir.join("merges.txt").exists() {
-            gpt2_json(dir)?
-        } else {
-            std::fs::read(&file).map_err(|e| missing(&file, e))?
+    /// Reads a folder with `tokenizer.json` or an older library's vocabulary (see [`crate::layouts`]), or such a file
+    /// itself, and what lies beside it: `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
+    /// `chat_template.jinja`, `additional_chat_templates/`, `generation_config.json`, `config.json`. Of a GGUF file, what its
+    /// metadata says.
+    pub fn load(path: &Path) -> Result<Self> {
+        if path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            return Self::load_gguf(path);
+        }
+        let dir = if path.is_file() { path.parent().unwrap_or(Path::new(".")) } else { path };
+        let file = if path.is_file() { path.to_path_buf() } else { path.join("tokenizer.json") };
+        let files = side_files(dir)?;
+        let templates = templates(&files.tokenizer_config, dir)?;
+        let old = if path.is_dir() && file.exists() { None } else { OldLayout::find(path) };
+        let named = old.as_ref().map_or(file.clone(), |old| old.file().to_path_buf());
+        let json = match &old {
+            Some(old) => old.convert(&files),
+            None if file.exists() => read_limited(&file),
+            None => return Err(missing(&file)),
         };
-        let files = side_files(beside)?;
-        let template = template_source(&files.tokenizer_config, beside)?;
-        Self::build(json, files, template).map_err(|e| e.wrap(format!("cannot load the tokenizer {}", file.display())))
+        json.and_then(|json| Self::build(json, files, templates))
+            .map_err(|e| e.wrap(format!("cannot load the tokenizer {}", named.display())))
     }
 
     /// Makes a tokenizer from the text of `tokenizer.json` and its settings.
-    pub(crate) fn build(json: Vec<u8>, files: SideFiles, template: Option<String>) -> Result<Self> {
+    pub(crate) fn build(json: Vec<u8>, files: SideFiles, templates: TemplateSources) -> Result<Self> {
         let root: Value = serde_json::from_slice(&json).map_err(|e| {
             Error::failed("it is no valid JSON")
                 .with_source(e)
@@ -40,29 +51,35 @@ impl Tokenizer {
             .map_err(|e| Error::failed("it is no tokenizer that the library can read").with_source(e))?;
         check_added(&root, &special)?;
         // Special tokens are added by whoever builds a sequence, and limits are the model's; offsets stay untrimmed.
+        let post = special.get_post_processor().cloned();
         special.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
         special.with_padding(None);
         special.with_truncation(None).context(|| "cannot switch off truncation".to_owned())?;
         special.set_encode_special_tokens(false);
         let mut plain = special.clone();
         plain.set_encode_special_tokens(true);
-        let ids = SpecialIds::find(&special, &files, template.as_deref());
+        hide_special_pieces(&mut plain, &root)?;
+        let ids = SpecialIds::find(&special, &files, templates.default.as_deref());
         let name = |role: &str, id: Option<u32>| -> Option<String> {
             let given = files.tokenizer_config.get(&format!("{role}_token")).and_then(crate::special::token_text);
             given.map(str::to_owned).or_else(|| special.id_to_token(id?))
         };
-        let template =
-            template.map(|source| ChatTemplate::new(source, name("bos", ids.bos), name("eos", ids.eos))).transpose()?;
+        let (bos, eos) = (name("bos", ids.bos), name("eos", ids.eos));
+        let compile = |source: String| ChatTemplate::new(source, bos.clone(), eos.clone());
+        let template = templates.default.map(compile).transpose()?;
+        let named: Result<Vec<_>> = templates.named.into_iter().map(|(name, t)| Ok((name, compile(t)?))).collect();
         Ok(Self(Arc::new(Inner {
             vocab_size: special.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1),
             byte_level: matches!(special.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_))),
             plain,
             special,
             guarded: OnceLock::new(),
+            post,
             json,
             config: files.tokenizer_config,
             ids,
             template,
+            named: named?,
         })))
     }
 
@@ -77,7 +94,7 @@ impl Tokenizer {
             }
         }
         let files = SideFiles { tokenizer_config: settings, ..SideFiles::default() };
-        Self::build(self.0.json.clone(), files, Some(template))
+        Self::build(self.0.json.clone(), files, TemplateSources { default: Some(template), named: Vec::new() })
     }
 
     /// Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`, which transformers'
@@ -89,10 +106,21 @@ impl Tokenizer {
         config.entry("tokenizer_class").or_insert(json!("PreTrainedTokenizerFast"));
         config.entry("clean_up_tokenization_spaces").or_insert(json!(false));
         if let Some(template) = self.chat_template() {
-            config.insert("chat_template".to_owned(), json!(template));
+            let entry = |name: &str, source: &str| json!({ "name": name, "template": source });
+            let named = inner.named.iter().map(|(name, template)| entry(name, template.source()));
+            let all: Vec<Value> = std::iter::once(entry("default", template)).chain(named).collect();
+            config.insert("chat_template".to_owned(), if all.len() == 1 { json!(template) } else { json!(all) });
         }
         let mut map = Map::new();
-        for (role, id) in [("bos_token", self.bos()), ("eos_token", self.eos()), ("pad_token", self.pad())] {
+        for (role, id) in [
+            ("bos_token", self.bos()),
+            ("eos_token", self.eos()),
+            ("pad_token", self.pad()),
+            ("unk_token", self.unk()),
+            ("cls_token", self.cls()),
+            ("sep_token", self.sep()),
+            ("mask_token", self.mask()),
+        ] {
             if let Some(token) = id.and_then(|id| self.id_to_token(id)) {
                 map.insert(role.to_owned(), json!(token));
                 config.insert(role.to_owned(), json!(token));
@@ -104,6 +132,24 @@ impl Tokenizer {
     }
 }
 
+/// Gives the pieces of a Unigram model that are special tokens other names, under the same ids: the model would choose
+/// them for plain text, whatever the recognition of special tokens says. The names begin with the guard character, which
+/// is dropped from every text.
+fn hide_special_pieces(tokenizer: &mut tokenizers::Tokenizer, root: &Value) -> Result<()> {
+    let ModelWrapper::Unigram(model) = tokenizer.get_model() else { return Ok(()) };
+    let special = |piece: &str| tokenizer.get_added_vocabulary().is_special_token(piece);
+    let hidden = |(id, (piece, score)): (usize, &(String, f64))| {
+        (if special(piece) { format!("{GUARD}{id}") } else { piece.clone() }, *score)
+    };
+    let unk = root["model"]["unk_id"].as_u64().and_then(|id| usize::try_from(id).ok());
+    let what = || "it has no usable Unigram model".to_owned();
+    let model =
+        Unigram::from(model.iter().enumerate().map(hidden).collect(), unk, model.byte_fallback()).context(what)?;
+    drop_guard(tokenizer).context(what)?;
+    tokenizer.with_model(model);
+    Ok(())
+}
+
 /// Writes a value as indented JSON.
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value).context(|| format!("cannot write {}", path.display()))?;
@@ -111,10 +157,31 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_atomic(path, &text)
 }
 
-fn missing(file: &Path, error: std::io::Error) -> Error {
-    let absent = error.kind() == std::io::ErrorKind::NotFound;
-    let error = Error::failed(format!("cannot read the tokenizer {}", file.display())).with_source(error);
-    if absent { error.with_hint("a tokenizer is a folder with tokenizer.json, or that file itself") } else { error }
+/// The largest file that is read; that of a vocabulary of a million tokens has less than half.
+const LARGEST_FILE: u64 = 256 << 20;
+
+/// The bytes of a file, unless there are too many.
+pub(crate) fn read_limited(path: &Path) -> Result<Vec<u8>> {
+    let what = || format!("cannot read {}", path.display());
+    let size = std::fs::metadata(path).context(what)?.len();
+    if size > LARGEST_FILE {
+        let limit = LARGEST_FILE >> 20;
+        return Err(Error::failed(format!("{} has {} MiB, more than {limit}", path.display(), size >> 20))
+            .with_hint("this is no file of a tokenizer: is it the weights?"));
+    }
+    std::fs::read(path).context(what)
+}
+
+pub(crate) fn read_limited_text(path: &Path) -> Result<String> {
+    let bytes = read_limited(path)?;
+    String::from_utf8(bytes).map_err(|e| Error::failed(format!("{} is no UTF-8 text", path.display())).with_source(e))
+}
+
+fn missing(file: &Path) -> Error {
+    Error::failed(format!("cannot read the tokenizer {}: there is no such file", file.display())).with_hint(
+        "a tokenizer is a folder with tokenizer.json (or vocab.json and merges.txt, vocab.txt, tokenizer.model, \
+         spiece.model), or such a file itself",
+    )
 }
 
 fn side_files(dir: &Path) -> Result<SideFiles> {
@@ -127,55 +194,43 @@ fn side_files(dir: &Path) -> Result<SideFiles> {
 }
 
 /// The object in a JSON file; an empty one when there is no such file.
-fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
-        Err(e) => return Err(Error::failed(format!("cannot read {}", path.display())).with_source(e)),
-    };
-    serde_json::from_slice(&bytes).context(|| format!("{} is no JSON object", path.display()))
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    if !path.exists() {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(&read_limited(path)?).context(|| format!("{} is no JSON object", path.display()))
 }
 
-/// The chat template: `chat_template.jinja`, or the setting in `tokenizer_config.json`, which is a text or a list of
-/// named ones of which `default` is taken.
-fn template_source(config: &Map<String, Value>, dir: &Path) -> Result<Option<String>> {
+/// The chat templates: in `tokenizer_config.json` a text or a list of named ones; `chat_template.jinja` and the files in
+/// `additional_chat_templates/` go before.
+fn templates(config: &Map<String, Value>, dir: &Path) -> Result<TemplateSources> {
+    let mut found = TemplateSources::default();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    match config.get("chat_template") {
+        Some(Value::Array(list)) => {
+            for entry in list {
+                if let (Some(name), Some(template)) = (text(&entry["name"]), text(&entry["template"])) {
+                    found.set(&name, template);
+                }
+            }
+        }
+        Some(value) => found.default = text(value),
+        None => {}
+    }
+    if let Ok(entries) = std::fs::read_dir(dir.join("additional_chat_templates")) {
+        let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        files.sort();
+        for file in files.iter().filter(|file| file.extension().is_some_and(|e| e == "jinja")) {
+            let name = file.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+            found.set(name, read_limited_text(file)?);
+        }
+    }
     let file = dir.join("chat_template.jinja");
     if file.exists() {
-        let text = std::fs::read_to_string(&file).context(|| format!("cannot read {}", file.display()))?;
-        return Ok(Some(text));
+        found.default = Some(read_limited_text(&file)?);
     }
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    Ok(match config.get("chat_template") {
-        Some(Value::Array(list)) => {
-            let chosen = list.iter().find(|t| t["name"] == "default").or(list.first());
-            chosen.and_then(|t| text(&t["template"]))
-        }
-        Some(value) => text(value),
-        None => None,
-    })
-}
-
-/// The `tokenizer.json` for GPT-2's two files.
-fn gpt2_json(dir: &Path) -> Result<Vec<u8>> {
-    let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
-    let what = || format!("cannot read {} and {}", vocab.display(), merges.display());
-    let vocab: Map<String, Value> = read_object(&vocab)?;
-    let merges = std::fs::read_to_string(&merges).context(what)?;
-    let merges: Vec<&str> = merges.lines().filter(|l| !l.starts_with("#version") && !l.is_empty()).collect();
-    let end = "<|endoftext|>";
-    let added: Vec<Value> = vocab
-        .get(end)
-        .map(|id| {
-            json!({ "id": id, "content": end, "single_word": false, "lstrip": false, "rstrip": false,
-                    "normalized": false, "special": true })
-        })
-        .into_iter()
-        .collect();
-    let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
-    let root = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
-        "pre_tokenizer": byte_level, "post_processor": null, "decoder": byte_level,
-        "model": { "type": "BPE", "vocab": vocab, "merges": merges },
-    });
-    serde_json::to_vec(&root).context(what)
+    if found.default.is_none() && !found.named.is_empty() {
+        found.default = Some(found.named[0].1.clone());
+    }
+    Ok(found)
 }

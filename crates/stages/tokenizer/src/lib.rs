@@ -3,9 +3,13 @@
 //! A tokenizer is a folder in Hugging Face's layout: `tokenizer.json`, `tokenizer_config.json`,
 //! `special_tokens_map.json`.
 
+mod charsmap;
 mod chat;
 mod files;
+mod gguf;
+mod layouts;
 mod pycompat;
+mod sequence;
 mod special;
 mod stage;
 mod stream;
@@ -15,8 +19,11 @@ mod train;
 mod validate;
 
 pub use chat::Message;
+pub use sequence::{EncodedSequence, SequenceOptions};
 pub use stage::TokenizerStage;
 pub use stream::StreamDecoder;
 pub use template::{ChatTemplate, RenderOptions};
 pub use tokenizer::Tokenizer;
-pub use train::{SpecialTokens, TrainConfig, default_chat_template, train};
+pub use train::{
+    SpecialTokens, TokenizerKind, TrainConfig, UnigramTokens, WordPieceTokens, default_chat_template, train,
+};

@@ -39,6 +39,9 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Value, Erro
         "splitlines" => Value::from_iter(text.lines().map(Value::from)),
         "replace" => {
             let (old, new, count): (String, String, Option<i64>) = from_args(args)?;
+            let times =
+                text.matches(&old).count().min(count.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX));
+            check_length(text.len().saturating_add(times.saturating_mul(new.len())))?;
             Value::from(match count.and_then(|n| usize::try_from(n).ok()) {
                 Some(count) => text.replacen(&old, &new, count),
                 None => text.replace(&old, &new),
@@ -56,6 +59,7 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Value, Erro
         "join" => {
             let (parts,): (Value,) = from_args(args)?;
             let parts: Vec<String> = parts.try_iter()?.map(|p| p.to_string()).collect();
+            check_length(parts.iter().map(|p| p.len().saturating_add(text.len())).fold(0, usize::saturating_add))?;
             Value::from(parts.join(text))
         }
         "removeprefix" | "removesuffix" => {
@@ -68,6 +72,15 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Value, Erro
             simple_string_method(text, method)?
         }
     })
+}
+
+/// Bytes that a text may have.
+const LONGEST_TEXT: usize = 64 << 20;
+
+/// Refuses texts that would fill the memory.
+fn check_length(bytes: usize) -> Result<(), Error> {
+    let cause = || format!("a text would have {bytes} bytes, more than {LONGEST_TEXT}");
+    if bytes > LONGEST_TEXT { Err(Error::new(ErrorKind::InvalidOperation, cause())) } else { Ok(()) }
 }
 
 /// Methods without arguments.

@@ -24,6 +24,11 @@ pub(crate) struct SpecialIds {
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub pad: Option<u32>,
+    pub cls: Option<u32>,
+    pub sep: Option<u32>,
+    pub mask: Option<u32>,
+    pub unk: Option<u32>,
+    pub sentinels: Vec<u32>,
     pub stop: Vec<u32>,
 }
 
@@ -38,7 +43,7 @@ pub(crate) struct SideFiles {
 
 impl SpecialIds {
     /// Looks first at the names in `tokenizer_config.json` and `special_tokens_map.json`, then at the ids in
-    /// `generation_config.json` and `config.json`, and for the end of a document at last at well-known names.
+    /// `generation_config.json` and `config.json`, at last at well-known names.
     pub(crate) fn find(tokenizer: &tokenizers::Tokenizer, files: &SideFiles, template: Option<&str>) -> Self {
         let named = |role: &str| {
             [&files.tokenizer_config, &files.special_tokens_map]
@@ -52,7 +57,8 @@ impl SpecialIds {
                 .find(|ids| !ids.is_empty())
                 .unwrap_or_default()
         };
-        let known_end = || DOCUMENT_ENDS.iter().find_map(|name| special_id(tokenizer, name));
+        let known = |names: &[&str]| names.iter().find_map(|name| special_id(tokenizer, name));
+        let known_end = || known(&DOCUMENT_ENDS);
         let eos = named("eos").or_else(|| numbered("eos").first().copied()).or_else(known_end);
         let mut stop: Vec<u32> = eos.into_iter().chain(numbered("eos")).collect();
         let used = |name: &&&str| template.is_some_and(|t| t.contains(**name));
@@ -67,7 +73,12 @@ impl SpecialIds {
         Self {
             bos: named("bos").or_else(|| numbered("bos").first().copied()),
             eos,
-            pad: named("pad").or_else(|| numbered("pad").first().copied()),
+            pad: named("pad").or_else(|| numbered("pad").first().copied()).or_else(|| known(&["[PAD]", "<pad>"])),
+            cls: named("cls").or_else(|| known(&["[CLS]"])),
+            sep: named("sep").or_else(|| known(&["[SEP]"])),
+            mask: named("mask").or_else(|| known(&["[MASK]", "<mask>"])),
+            unk: named("unk").or_else(|| known(&["[UNK]", "<unk>"])),
+            sentinels: sentinels(tokenizer),
             stop,
         }
     }
@@ -80,6 +91,11 @@ pub(crate) fn token_text(value: &Value) -> Option<&str> {
 
 fn special_id(tokenizer: &tokenizers::Tokenizer, name: &str) -> Option<u32> {
     tokenizer.get_added_vocabulary().is_special_token(name).then(|| tokenizer.token_to_id(name)).flatten()
+}
+
+/// `<extra_id_0>`, `<extra_id_1>`, … as far as there are any.
+fn sentinels(tokenizer: &tokenizers::Tokenizer) -> Vec<u32> {
+    (0..).map_while(|i| tokenizer.token_to_id(&format!("<extra_id_{i}>"))).collect()
 }
 
 /// Ids given as a number or as a list of numbers.

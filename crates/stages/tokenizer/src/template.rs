@@ -14,6 +14,9 @@ use crate::pycompat;
 const BLOCK_START: char = '\u{fdd1}';
 const BLOCK_END: char = '\u{fdd2}';
 
+/// Steps and bytes that one rendering may take: far more than any conversation needs, and over in a few seconds.
+const FUEL: u64 = 50_000_000;
+
 /// A compiled chat template.
 #[derive(Clone)]
 pub struct ChatTemplate {
@@ -21,6 +24,26 @@ pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     bos_token: Option<String>,
     eos_token: Option<String>,
+}
+
+/// The sources of a tokenizer's chat templates.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TemplateSources {
+    pub default: Option<String>,
+    /// Others by name.
+    pub named: Vec<(String, String)>,
+}
+
+impl TemplateSources {
+    pub(crate) fn set(&mut self, name: &str, source: String) {
+        if name == "default" {
+            self.default = Some(source);
+        } else if let Some((_, old)) = self.named.iter_mut().find(|(n, _)| n == name) {
+            *old = source;
+        } else {
+            self.named.push((name.to_owned(), source));
+        }
+    }
 }
 
 /// What a template is given beside the messages.
@@ -48,6 +71,7 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| template_error("cannot set up chat templates", &e))?);
+        environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(pycompat::call_method);
         environment.add_filter("tojson", pycompat::tojson);
         environment.add_filter("cupola_generation", |text: &str| format!("{BLOCK_START}{text}{BLOCK_END}"));
@@ -101,6 +125,10 @@ impl std::fmt::Debug for ChatTemplate {
 fn template_error(what: &str, error: &minijinja::Error) -> Error {
     let place = error.line().map(|line| format!(" in line {line}")).unwrap_or_default();
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    if error.kind() == ErrorKind::OutOfFuel {
+        return Error::failed(format!("{what}: it does not come to an end{place}"))
+            .with_hint("a loop or a macro in the template runs too long");
+    }
     Error::failed(format!("{what}: {detail}{place}"))
 }
 

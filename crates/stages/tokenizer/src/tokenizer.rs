@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use cupola_artifact::{Context, Error, Result};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
+use tokenizers::PostProcessor;
 
 use crate::special::SpecialIds;
 use crate::stream::StreamDecoder;
@@ -21,19 +22,22 @@ pub(crate) struct Inner {
     pub special: tokenizers::Tokenizer,
     /// As `special`, but drops the guard character; made when a message needs it.
     pub guarded: OnceLock<tokenizers::Tokenizer>,
+    /// Puts the special tokens around a sequence.
+    pub post: Option<tokenizers::PostProcessorWrapper>,
     /// The text of `tokenizer.json`, to be saved as it was read.
     pub json: Vec<u8>,
     /// The content of `tokenizer_config.json`.
     pub config: Map<String, Value>,
     pub ids: SpecialIds,
     pub template: Option<ChatTemplate>,
+    /// Further chat templates by name, e.g. `tool_use`.
+    pub named: Vec<(String, ChatTemplate)>,
     pub vocab_size: usize,
     pub byte_level: bool,
 }
 
 impl Tokenizer {
-    /// Encodes plain text: adds no special tokens and recognises none, so nobody's text can contain one. (A Unigram
-    /// model whose pieces include its special tokens, as T5's do, can still choose such a piece.)
+    /// Encodes plain text: adds no special tokens and recognises none, so nobody's text can contain one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         ids_of(&self.0.plain, text)
     }
@@ -41,6 +45,22 @@ impl Tokenizer {
     /// Encodes text in which special tokens are written out, such as a rendered chat; adds none.
     pub fn encode_special(&self, text: &str) -> Result<Vec<u32>> {
         ids_of(&self.0.special, text)
+    }
+
+    /// Encodes a text as the tokenizer itself frames it, `[CLS] text [SEP]` in BERT, its special tokens where they are
+    /// written out; cut to `most` tokens where that is given.
+    pub fn encode_framed(&self, text: &str, most: Option<usize>) -> Result<Vec<u32>> {
+        let failed = || "cannot encode a text".to_owned();
+        let mut encoding = self.0.special.encode_fast(text, false).context(failed)?;
+        if let Some(most) = most {
+            let around = self.0.post.as_ref().map_or(0, |frame| frame.added_tokens(false));
+            encoding.truncate(most.saturating_sub(around), 0, tokenizers::TruncationDirection::Right);
+        }
+        let framed = match &self.0.post {
+            Some(frame) => frame.process(encoding, None, true).context(failed)?,
+            None => encoding,
+        };
+        Ok(framed.get_ids().to_vec())
     }
 
     /// Encodes many plain texts on all cores.
@@ -59,7 +79,7 @@ impl Tokenizer {
     }
 
     fn decode_with(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.0.plain.decode(ids, skip_special).context(|| "cannot decode token ids".to_owned())
+        self.0.special.decode(ids, skip_special).context(|| "cannot decode token ids".to_owned())
     }
 
     /// One more than the largest id: the rows a model's embedding needs at least.
@@ -69,12 +89,12 @@ impl Tokenizer {
 
     /// The id of a token, given as the vocabulary writes it.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.0.plain.token_to_id(token)
+        self.0.special.token_to_id(token)
     }
 
     /// The token of an id, as the vocabulary writes it.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
-        self.0.plain.id_to_token(id)
+        self.0.special.id_to_token(id)
     }
 
     /// The token that begins a document, if there is one.
@@ -90,6 +110,37 @@ impl Tokenizer {
     /// The token that fills up a batch, if there is one.
     pub fn pad(&self) -> Option<u32> {
         self.0.ids.pad
+    }
+
+    /// The token that begins a sequence of an encoder, if there is one: its place stands for the whole text.
+    pub fn cls(&self) -> Option<u32> {
+        self.0.ids.cls
+    }
+
+    /// The token behind each text of an encoder, if there is one.
+    pub fn sep(&self) -> Option<u32> {
+        self.0.ids.sep
+    }
+
+    /// The token that stands for a hidden one in masked language modelling, if there is one.
+    pub fn mask(&self) -> Option<u32> {
+        self.0.ids.mask
+    }
+
+    /// The token for what the vocabulary cannot express, if there is one.
+    pub fn unk(&self) -> Option<u32> {
+        self.0.ids.unk
+    }
+
+    /// The tokens that stand for hidden spans, `<extra_id_0>` first, as T5's objective numbers them.
+    pub fn sentinels(&self) -> &[u32] {
+        &self.0.ids.sentinels
+    }
+
+    /// Whether an id is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        let token = self.0.special.id_to_token(id);
+        token.is_some_and(|token| self.0.special.get_added_vocabulary().is_special_token(&token))
     }
 
     /// The tokens that end a generation: the end of a document and the end of a turn.

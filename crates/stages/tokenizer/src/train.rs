@@ -1,162 +1,130 @@
-//! Training of a byte-level BPE tokenizer.
+//! Training of tokenizers: byte-level BPE, WordPiece and Unigram.
+//!
+//! The same texts give the same file, on any number of threads.
 
-use std::collections::HashSet;
+mod bpe;
+mod em;
+mod pieces;
+mod special;
+mod unigram;
+mod wordpiece;
 
-use cupola_artifact::{Context, Error, Result};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, json};
-use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{
-    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::special::SideFiles;
+use cupola_artifact::{Error, Result};
+use rayon::prelude::*;
+
+pub use bpe::default_chat_template;
+pub use special::{SpecialTokens, UnigramTokens, WordPieceTokens};
+
 use crate::tokenizer::Tokenizer;
 
-/// The texts of the special tokens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SpecialTokens {
-    /// Begins and ends documents.
-    pub document: String,
-    /// Begins a turn of a chat; the role follows.
-    pub turn_start: String,
-    /// Ends a turn of a chat.
-    pub turn_end: String,
-    /// Fills up batches.
-    pub pad: String,
-    /// More, for uses of your own.
-    pub more: Vec<String>,
-}
-
-impl Default for SpecialTokens {
-    fn default() -> Self {
-        Self {
-            document: "<|endoftext|>".to_owned(),
-            turn_start: "<|im_start|>".to_owned(),
-            turn_end: "<|im_end|>".to_owned(),
-            pad: "<|pad|>".to_owned(),
-            more: Vec::new(),
-        }
-    }
-}
-
-impl SpecialTokens {
-    /// All of them; the place is the id.
-    pub fn all(&self) -> Vec<&str> {
-        let own = [&self.document, &self.turn_start, &self.turn_end, &self.pad];
-        own.into_iter().chain(&self.more).map(String::as_str).collect()
-    }
-
-    /// Refuses empty and repeated texts.
-    pub fn check(&self) -> Result<()> {
-        let mut seen = HashSet::new();
-        for token in self.all() {
-            if token.chars().count() < 2 {
-                return Err(Error::usage(format!("the special token {token:?} is too short"))
-                    .with_hint("a special token needs at least two characters, better a form like <|name|>"));
-            }
-            if !seen.insert(token) {
-                return Err(Error::usage(format!("the special token {token:?} is given twice")));
-            }
-        }
-        Ok(())
-    }
+/// The kinds that can be trained, with their special tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenizerKind {
+    /// Byte-level BPE, for decoders: every text can be expressed.
+    Bpe(SpecialTokens),
+    /// WordPiece as BERT has it, for encoders; `lowercase` also takes accents away.
+    WordPiece {
+        /// The special tokens.
+        special: WordPieceTokens,
+        /// Whether capital and small letters are the same.
+        lowercase: bool,
+    },
+    /// Unigram as T5 has it, for encoder-decoders.
+    Unigram(UnigramTokens),
 }
 
 /// What to train.
 #[derive(Clone, Debug)]
 pub struct TrainConfig {
-    /// Tokens to reach, bytes and special tokens included.
+    /// The kind and its special tokens.
+    pub kind: TokenizerKind,
+    /// Tokens to reach, special tokens included.
     pub vocab_size: usize,
-    /// A pair seen less often is not merged.
+    /// What is seen less often becomes no token of its own.
     pub min_frequency: u64,
-    /// The special tokens.
-    pub special: SpecialTokens,
-    /// Jinja source; `None` for [`default_chat_template`].
+    /// WordPiece and Unigram: the share of all characters that the alphabet covers; rarer ones are unknown.
+    pub character_coverage: f64,
+    /// Jinja source; `None` for [`default_chat_template`] with BPE, and for none with the others.
     pub chat_template: Option<String>,
 }
 
-/// Each turn is its start token, the role, a line break, the text and the end token; a line break follows.
-pub fn default_chat_template(special: &SpecialTokens) -> String {
-    let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
-    let (start, end) = (quoted(&special.turn_start), quoted(&special.turn_end));
-    format!(
-        "{{%- for message in messages -%}}\n\
-         {{{{- {start} + message['role'] + '\\n' -}}}}\n\
-         {{%- if message['role'] == 'assistant' -%}}\n\
-         {{%- generation -%}}{{{{- message['content'] + {end} -}}}}{{%- endgeneration -%}}\n\
-         {{%- else -%}}\n\
-         {{{{- message['content'] + {end} -}}}}\n\
-         {{%- endif -%}}\n\
-         {{{{- '\\n' -}}}}\n\
-         {{%- endfor -%}}\n\
-         {{%- if add_generation_prompt -%}}{{{{- {start} + 'assistant\\n' -}}}}{{%- endif -%}}\n"
-    )
-}
-
-type BpeTokenizer =
-    tokenizers::TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
-
-/// Trains on texts. Words are split off by GPT-2's pattern (letters, digits, other signs, white space; a blank belongs
-/// to the word after it); the ids are first the special tokens, then the 256 bytes, then the merges by frequency. The
-/// vocabulary comes out smaller where the texts do not hold enough frequent pairs.
-///
-/// The same texts give the same tokenizer, on any number of threads: of equally frequent pairs, the library merges the
-/// one with the smaller ids first.
+/// Trains on texts. The vocabulary comes out smaller where the texts do not hold enough that is frequent.
 pub fn train(texts: &[&str], config: &TrainConfig) -> Result<Tokenizer> {
-    config.special.check()?;
-    let least = 256 + config.special.all().len();
-    if config.vocab_size < least {
-        return Err(Error::usage(format!("vocab_size = {} is too small", config.vocab_size)).with_hint(format!(
-            "it must be at least {least}: 256 bytes and {} special tokens",
-            config.special.all().len()
-        )));
+    match &config.kind {
+        TokenizerKind::Bpe(special) => bpe::train(texts, special, config),
+        TokenizerKind::WordPiece { special, lowercase } => wordpiece::train(texts, special, *lowercase, config),
+        TokenizerKind::Unigram(special) => unigram::train(texts, special, config),
     }
-    let special: Vec<AddedToken> = config.special.all().into_iter().map(|t| AddedToken::from(t, true)).collect();
-    let mut trainer = BpeTrainer::builder()
-        .show_progress(false)
-        .vocab_size(config.vocab_size)
-        .min_frequency(config.min_frequency)
-        .initial_alphabet(ByteLevel::alphabet().into_iter().collect::<HashSet<char>>())
-        .special_tokens(special)
-        .build();
-    let byte_level = ByteLevel::new(false, false, true);
-    let mut tokenizer = BpeTokenizer::new(BPE::default());
-    tokenizer.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(byte_level)).with_post_processor(Some(byte_level));
-    let failed = || "the training of the tokenizer failed".to_owned();
-    tokenizer.train(&mut trainer, texts.iter()).context(failed)?;
-    let (json, settings) = (to_json(tokenizer).context(failed)?, tokenizer_config(config));
-    let template = config.chat_template.clone().unwrap_or_else(|| default_chat_template(&config.special));
-    Tokenizer::build(json, SideFiles { tokenizer_config: settings, ..SideFiles::default() }, Some(template))
 }
 
-fn to_json(tokenizer: BpeTokenizer) -> Result<Vec<u8>, tokenizers::Error> {
-    // The wrapper type writes the model's `type`, which the trained type leaves to chance.
-    let mut whole = tokenizers::Tokenizer::new(ModelWrapper::BPE(tokenizer.get_model().clone()));
-    whole
-        .with_pre_tokenizer(tokenizer.get_pre_tokenizer().cloned())
-        .with_decoder(tokenizer.get_decoder().cloned())
-        .with_post_processor(tokenizer.get_post_processor().cloned());
-    let mut added: Vec<_> = tokenizer.get_added_tokens_decoder().into_iter().collect();
-    added.sort_by_key(|(id, _)| *id);
-    whole.add_special_tokens(added.into_iter().map(|(_, token)| token))?;
-    Ok(whole.to_string(true)?.into_bytes())
+/// Every word of the texts and how often it occurs, in the order of the alphabet. Texts are taken line by line.
+fn count_words(texts: &[&str], split: impl Fn(&str) -> Result<Vec<String>> + Sync) -> Result<BTreeMap<String, u64>> {
+    let count = |text: &&str| -> Result<HashMap<String, u64>> {
+        let mut counts = HashMap::new();
+        for line in text.lines() {
+            for word in split(line)? {
+                *counts.entry(word).or_default() += 1;
+            }
+        }
+        Ok(counts)
+    };
+    let add = |mut all: HashMap<String, u64>, more: HashMap<String, u64>| {
+        more.into_iter().for_each(|(word, n)| *all.entry(word).or_default() += n);
+        Ok(all)
+    };
+    Ok(texts.par_iter().map(count).try_reduce(HashMap::new, add)?.into_iter().collect())
 }
 
-fn tokenizer_config(config: &TrainConfig) -> Map<String, serde_json::Value> {
-    let mut settings = Map::new();
-    let more: Vec<&str> = config.special.all().into_iter().filter(|t| *t != config.special.document).collect();
-    for (key, value) in [
-        ("tokenizer_class", json!("PreTrainedTokenizerFast")),
-        ("clean_up_tokenization_spaces", json!(false)),
-        ("bos_token", json!(config.special.document)),
-        ("eos_token", json!(config.special.document)),
-        ("pad_token", json!(config.special.pad)),
-        ("additional_special_tokens", json!(more)),
-    ] {
-        settings.insert(key.to_owned(), value);
+/// The most frequent characters that together make up the share `coverage` of the words, in the order of the alphabet.
+fn alphabet(words: &BTreeMap<String, u64>, coverage: f64) -> Vec<char> {
+    let mut counts: HashMap<char, u64> = HashMap::new();
+    for (word, n) in words {
+        word.chars().for_each(|c| *counts.entry(c).or_default() += n);
     }
-    settings
+    let total: u64 = counts.values().sum();
+    let mut counts: Vec<(char, u64)> = counts.into_iter().collect();
+    counts.sort_by_key(|&(c, n)| (std::cmp::Reverse(n), c));
+    let mut covered = 0;
+    let enough = |&(_, n): &(char, u64)| {
+        let before = covered;
+        covered += n;
+        (before as f64) < coverage * total as f64
+    };
+    let mut kept: Vec<char> = counts.into_iter().take_while(enough).map(|(c, _)| c).collect();
+    kept.sort_unstable();
+    kept
+}
+
+/// The words that the alphabet can express.
+fn expressible(words: BTreeMap<String, u64>, alphabet: &[char]) -> BTreeMap<String, u64> {
+    let known: HashSet<char> = alphabet.iter().copied().collect();
+    words.into_iter().filter(|(word, _)| word.chars().all(|c| known.contains(&c))).collect()
+}
+
+/// Refuses a vocabulary that has no room for what it must hold.
+fn check_room(vocab_size: usize, characters: usize, special: usize) -> Result<()> {
+    let least = characters + special;
+    if vocab_size >= least {
+        return Ok(());
+    }
+    Err(Error::failed(format!("vocab_size = {vocab_size} is too small for this text")).with_hint(format!(
+        "it must be at least {least}: {characters} for single characters and {special} special tokens; or lower \
+         `character_coverage`"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_alphabet_leaves_out_the_rarest_characters() {
+        let words = BTreeMap::from([("aab".to_owned(), 30), ("c".to_owned(), 9), ("d".to_owned(), 1)]);
+        assert_eq!(alphabet(&words, 1.0), ['a', 'b', 'c', 'd']);
+        assert_eq!(alphabet(&words, 0.98), ['a', 'b', 'c']);
+        assert_eq!(alphabet(&words, 0.5), ['a']);
+        assert_eq!(expressible(words, &['c', 'd']).into_keys().collect::<Vec<_>>(), ["c", "d"]);
+    }
 }

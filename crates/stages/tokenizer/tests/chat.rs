@@ -1,10 +1,8 @@
 //! Chats: special tokens in messages, and the mask of what the assistant wrote.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::path::Path;
-
-use cupola_testkit::{TempDir, tiny_tokenizer_files};
-use cupola_tokenizer::{Message, Tokenizer};
+use cupola_testkit::{TempDir, fixture, tiny_tokenizer_files};
+use cupola_tokenizer::{Message, RenderOptions, Tokenizer};
 use serde_json::{Value, json};
 
 /// The byte tokenizer of the test kit with a template of one's own.
@@ -104,7 +102,7 @@ fn the_mask_is_found_when_earlier_turns_are_rendered_otherwise() {
 
 #[test]
 fn every_reference_template_gives_a_mask() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat-templates.json");
+    let path = fixture("chat-templates").join("golden.json");
     let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let messages: Vec<Message> = serde_json::from_value(golden["conversations"]["finished"].clone()).unwrap();
     for (name, source) in golden["templates"].as_object().unwrap() {
@@ -155,4 +153,49 @@ fn settings_are_found_in_each_form() {
     assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.pad()), (None, Some(256), Some(259)));
     assert_eq!(tokenizer.stop_ids(), [256, 300, 258]);
     assert_eq!(tokenizer.chat_template(), Some(template));
+}
+
+#[test]
+fn named_templates_are_found_in_files_and_survive_saving() {
+    let dir = TempDir::new("chat");
+    tiny_tokenizer_files(dir.path());
+    std::fs::write(dir.join("chat_template.jinja"), "plain").unwrap();
+    std::fs::create_dir(dir.join("additional_chat_templates")).unwrap();
+    std::fs::write(dir.join("additional_chat_templates/tool_use.jinja"), "{{ tools | length }} tools").unwrap();
+    std::fs::write(dir.join("additional_chat_templates/rag.jinja"), "rag").unwrap();
+    let saved = TempDir::new("chat-saved");
+    Tokenizer::load(dir.path()).unwrap().save(saved.path()).unwrap();
+    for dir in [&dir, &saved] {
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        let render = |tools: Value| {
+            let options = RenderOptions { tools, ..RenderOptions::default() };
+            tokenizer.render_chat_with(&chat(), &options).unwrap()
+        };
+        assert_eq!((render(Value::Null), render(json!([{}, {}]))), ("plain".to_owned(), "2 tools".to_owned()));
+        assert_eq!(tokenizer.named_template("rag").unwrap().source(), "rag");
+        assert!(tokenizer.named_template("other").is_none());
+    }
+}
+
+#[test]
+fn a_template_that_never_ends_is_an_error() {
+    let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{{ a * b + c }}\
+                 {% endfor %}{% endfor %}{% endfor %}";
+    for (template, part) in [
+        (loops.to_owned(), "does not come to an end"),
+        ("{% macro f(x) %}{{ f(x + 1) }}{% endmacro %}{{ f(0) }}".to_owned(), "recursion"),
+        ("{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}".to_owned(), ""),
+        ("{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(9) %}{% set ns.x = ns.x.replace('a', ns.x) %}{% endfor %}".to_owned(), "bytes"),
+        ("{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x.join([ns.x, ns.x]) %}{% endfor %}".to_owned(), "bytes"),
+        ("{{ 'a' * 100000000000 }}".to_owned(), ""),
+        (format!("{{{{ {}1{} }}}}", "(".repeat(5000), ")".repeat(5000)), ""),
+    ] {
+        let dir = TempDir::new("chat");
+        tiny_tokenizer_files(dir.path());
+        std::fs::write(dir.join("chat_template.jinja"), &template).unwrap();
+        let start = std::time::Instant::now();
+        let error = Tokenizer::load(dir.path()).and_then(|t| t.render_chat(&chat(), true)).unwrap_err();
+        assert!(error.chain().contains(part), "{}", error.chain());
+        assert!(start.elapsed().as_secs() < 60, "{}", &template[..template.len().min(80)]);
+    }
 }

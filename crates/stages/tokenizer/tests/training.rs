@@ -1,43 +1,25 @@
 //! Training, saving, and the stage.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+mod common;
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
-use cupola_artifact::Result;
-use cupola_artifact::stage::{Input, Progress, Report, Silent, Stage, StageContext};
-use cupola_tokenizer::{Message, SpecialTokens, Tokenizer, TokenizerStage, TrainConfig, train};
+use common::{corpus, file_of, rayon_pool, run};
+use cupola_artifact::stage::{Progress, Silent, Stage};
+use cupola_tokenizer::{Message, SpecialTokens, Tokenizer, TokenizerKind, TokenizerStage, TrainConfig, train};
 use serde_json::Value;
 
-/// Text with words that share parts, of which some come from several merges.
-fn corpus(words: usize) -> String {
-    const PARTS: [&str; 16] =
-        ["the", "re", "in", "ing", "er", "an", "on", "ther", "hand", "st", "ea", "th", "ou", "ght", "é", "12"];
-    let mut state = 7u64;
-    let mut next = move |n: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) as usize) % n
-    };
-    let mut text = String::new();
-    for i in 0..words {
-        for _ in 0..=next(3) {
-            // The smaller of two draws: some parts are frequent, some rare, as words are.
-            text.push_str(PARTS[next(16).min(next(16))]);
-        }
-        text.push_str(if i % 12 == 11 { ".\n" } else { " " });
-    }
-    text
-}
-
 fn config(vocab_size: usize) -> TrainConfig {
-    TrainConfig { vocab_size, min_frequency: 2, special: SpecialTokens::default(), chat_template: None }
-}
-
-fn file_of(tokenizer: &Tokenizer) -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    tokenizer.save(dir.path()).unwrap();
-    std::fs::read(dir.path().join("tokenizer.json")).unwrap()
+    TrainConfig {
+        kind: TokenizerKind::Bpe(SpecialTokens::default()),
+        vocab_size,
+        min_frequency: 2,
+        character_coverage: 1.0,
+        chat_template: None,
+    }
 }
 
 #[test]
@@ -62,10 +44,6 @@ fn training_gives_the_same_file_every_time_on_any_number_of_threads() {
         let pool = rayon_pool(threads);
         assert_eq!(pool.install(|| file_of(&train(&texts, &config(1500)).unwrap())), first, "{threads} threads");
     }
-}
-
-fn rayon_pool(threads: usize) -> rayon::ThreadPool {
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
 }
 
 #[test]
@@ -114,25 +92,6 @@ impl Progress for Warnings {
     fn warn(&self, text: &str) {
         self.0.lock().unwrap().push(text.to_owned());
     }
-}
-
-fn run(settings: &str, inputs: &[(&str, &Path)], dir: &Path, progress: &dyn Progress) -> Result<Report> {
-    let stage = TokenizerStage.configure(settings.parse().unwrap())?;
-    let inputs: Vec<Input> = inputs
-        .iter()
-        .map(|(key, path)| Input { key: (*key).into(), reference: "x".into(), path: path.to_path_buf(), kind: None })
-        .collect();
-    let context = StageContext {
-        name: "bpe",
-        dir,
-        work: dir,
-        recipe_dir: dir,
-        inputs: &inputs,
-        device: "cpu",
-        seed: 0,
-        progress,
-    };
-    stage.run(&context)
 }
 
 #[test]
@@ -205,7 +164,7 @@ fn transformers_loads_what_was_saved_and_agrees() {
         "texts": texts, "plain": plain, "special": special, "chat": chat,
         "rendered": tokenizer.render_chat(&chat, false).unwrap(),
         "prompt": tokenizer.render_chat(&chat[..2], true).unwrap(),
-        "chat_ids": chat_ids, "mask": mask, "vocab_size": tokenizer.vocab_size(),
+        "chat_ids": chat_ids, "chat_mask": mask, "vocab_size": tokenizer.vocab_size(),
         "bos": tokenizer.bos(), "eos": tokenizer.eos(), "pad": tokenizer.pad(),
     });
     let file = dir.path().join("expected.json");

@@ -2,6 +2,7 @@
 
 use cupola_arch::Model;
 use cupola_artifact::{Context, Result};
+use cupola_ops::LossForm;
 use cupola_train::batching::{Layout, Rows, groups};
 use cupola_train::conversation::Example;
 use cupola_train::loader::Shuffle;
@@ -20,6 +21,8 @@ pub struct Tuning {
     pub batch_size: usize,
     /// Examples of a forward pass.
     pub micro_batch: Option<usize>,
+    /// Smoothed labels.
+    pub form: LossForm,
     /// How they are laid out.
     pub layout: Layout,
     /// What fills rows up.
@@ -53,7 +56,7 @@ impl Objective for Tuning {
     fn part(&mut self, model: &Model, index: usize) -> Result<Part> {
         let rows = &self.parts[index];
         let weights = rows.weights(1.0 / Self::learned(&self.parts) as f64);
-        let loss = model.decoder()?.loss(&rows.batch, &rows.targets, &weights);
+        let loss = model.decoder()?.loss_of_form(&rows.batch, &rows.targets, &weights, self.form);
         Ok(Part { loss, tokens: rows.tokens, figures: vec![] })
     }
 

@@ -3,6 +3,7 @@
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Error, Result, human_count, parse_config};
 use cupola_generate::load_model;
+use cupola_ops::LossForm;
 use cupola_tokenizer::Tokenizer;
 use cupola_train::batching::Layout;
 use cupola_train::conversation::{
@@ -27,11 +28,13 @@ struct Own {
     format: String,
     /// Whether several conversations share a row, each attending only itself; else one to a row, padded.
     packing: bool,
+    /// The share of each learned token's target that all tokens divide equally (Szegedy et al. 2016), in training only.
+    label_smoothing: f32,
 }
 
 impl Default for Own {
     fn default() -> Self {
-        Self { format: "auto".into(), packing: true }
+        Self { format: "auto".into(), packing: true, label_smoothing: 0.0 }
     }
 }
 
@@ -54,9 +57,13 @@ impl Stage for TuneStage {
     }
 
     fn configure(&self, table: toml::Table) -> Result<Box<dyn Configured>> {
-        let (own, shared) = split_keys(self.kind(), table, &["format", "packing"])?;
+        let (own, shared) = split_keys(self.kind(), table, &["format", "packing", "label_smoothing"])?;
         let own: Own = parse_config(self.kind(), own)?;
         let format = format(self.kind(), &own.format)?;
+        if !(0.0..1.0).contains(&own.label_smoothing) {
+            let message = format!("label_smoothing = {} in [tune] must be at least 0 and below 1", own.label_smoothing);
+            return Err(Error::usage(message));
+        }
         Ok(Box::new(Tune { own, shared: FineTune::read(self.kind(), shared, 3.0)?, format }))
     }
 }
@@ -147,6 +154,7 @@ impl Configured for Tune {
             validation,
             batch_size: settings.batch_size,
             micro_batch: settings.micro_batch,
+            form: LossForm { label_smoothing: self.own.label_smoothing, ..LossForm::default() },
             layout: if self.own.packing { Layout::Packed(max_len) } else { Layout::Padded },
             pad: spec.pad.or(tokenizer.pad()).unwrap_or(0),
             flops_per_token: settings.flops_per_token(&spec, mean_len),

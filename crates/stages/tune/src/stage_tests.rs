@@ -74,6 +74,7 @@ fn tuning(dir: &TempDir, layout: Layout, micro_batch: Option<usize>) -> Tuning {
         train,
         batch_size: 8,
         micro_batch,
+        form: LossForm::default(),
         layout,
         pad: 259,
         flops_per_token: 1.0,
@@ -105,6 +106,24 @@ fn packed_and_padded_and_micro_batched_losses_and_gradients_are_equal() {
         assert_close("loss", &[*loss], &[all[0].0], 1e-6, 1e-6);
         assert_close("gradient", gradient, &all[0].1, 1e-7, 1e-3);
     }
+}
+
+#[test]
+fn smoothed_labels_change_what_is_learned_and_not_what_is_measured() {
+    let dir = setup();
+    let model = Model::load(&dir.join("model"), &Device::flex()).unwrap();
+    let figures = |smoothing: f32| {
+        let mut objective = tuning(&dir, Layout::Packed(256), None);
+        objective.form.label_smoothing = smoothing;
+        objective.begin_step(0).unwrap();
+        let part = objective.part(&model, 0).unwrap();
+        (scalar(&part.loss), objective.evaluate(&model).unwrap())
+    };
+    let (plain, smoothed) = (figures(0.0), figures(0.5));
+    assert!(plain.0 != smoothed.0);
+    assert_eq!(plain.1, smoothed.1);
+    let refused = run(&dir, "label_smoothing = 1.0", "out", &Silent).unwrap_err();
+    assert!(refused.to_string().contains("label_smoothing = 1"), "{refused}");
 }
 
 #[test]

@@ -1,37 +1,58 @@
 //! One matrix product per expert, over its own rows. The experts run side by side, and large products are split further.
 
 use super::ExpertOrder;
-use crate::gemm::{Mat, matmul};
+use crate::gemm::{How, Mat, Precision, matmul_with};
 use rayon::prelude::*;
 
 /// `y[r] = w[e] · x[r]` for each row `r` of each expert `e`: x `[R, d_in]`, w `[E, d_out, d_in]`, y `[R, d_out]`.
-pub fn grouped_matmul(x: &[f32], w: &[f32], order: &ExpertOrder, (d_in, d_out): (usize, usize), y: &mut [f32]) {
+pub fn grouped_matmul(
+    x: &[f32],
+    w: &[f32],
+    order: &ExpertOrder,
+    (d_in, d_out): (usize, usize),
+    precision: Precision,
+    y: &mut [f32],
+) {
     check("grouped_matmul", order, (d_in, d_out), [x.len(), w.len(), y.len()]);
     each(order, parts_by_rows(y, order, d_out), |e, n, first, y| {
         let x = Mat::new(&x[first * d_in..], n, d_in);
-        matmul(y, x, Mat::new(&w[e * d_out * d_in..], d_out, d_in).t(), false);
+        matmul_with(y, x, Mat::new(&w[e * d_out * d_in..], d_out, d_in).t(), How { precision, ..How::default() });
     });
 }
 
 /// The gradient of [`grouped_matmul`] for its rows: `dx[r] = dy[r] · w[e]`; overwrites `dx`.
-pub fn grouped_input_grad(dy: &[f32], w: &[f32], order: &ExpertOrder, (d_in, d_out): (usize, usize), dx: &mut [f32]) {
+pub fn grouped_input_grad(
+    dy: &[f32],
+    w: &[f32],
+    order: &ExpertOrder,
+    (d_in, d_out): (usize, usize),
+    precision: Precision,
+    dx: &mut [f32],
+) {
     check("grouped_input_grad", order, (d_in, d_out), [dx.len(), w.len(), dy.len()]);
     each(order, parts_by_rows(dx, order, d_in), |e, n, first, dx| {
         let dy = Mat::new(&dy[first * d_out..], n, d_out);
-        matmul(dx, dy, Mat::new(&w[e * d_out * d_in..], d_out, d_in), false);
+        matmul_with(dx, dy, Mat::new(&w[e * d_out * d_in..], d_out, d_in), How { precision, ..How::default() });
     });
 }
 
 /// The gradient of [`grouped_matmul`] for its weights, `dw[e] = sum of dy[r] x[r]ᵀ`: 0 for an expert without rows;
 /// overwrites `dw`.
-pub fn grouped_weight_grad(dy: &[f32], x: &[f32], order: &ExpertOrder, (d_in, d_out): (usize, usize), dw: &mut [f32]) {
+pub fn grouped_weight_grad(
+    dy: &[f32],
+    x: &[f32],
+    order: &ExpertOrder,
+    (d_in, d_out): (usize, usize),
+    precision: Precision,
+    dw: &mut [f32],
+) {
     check("grouped_weight_grad", order, (d_in, d_out), [x.len(), dw.len(), dy.len()]);
     if d_in * d_out == 0 {
         return;
     }
     each(order, dw.chunks_mut(d_out * d_in).collect(), |_, n, first, dw| {
         let (dy, x) = (Mat::new(&dy[first * d_out..], n, d_out), Mat::new(&x[first * d_in..], n, d_in));
-        matmul(dw, dy.t(), x, false);
+        matmul_with(dw, dy.t(), x, How { precision, ..How::default() });
     });
 }
 

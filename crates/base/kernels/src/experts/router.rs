@@ -70,6 +70,46 @@ pub fn top_k(scores: &[f32], n_experts: usize, k: usize, bias: Option<&[f32]>) -
     chosen
 }
 
+/// `score + bias`, and minus infinity outside the best `kept` of `count` equal groups of neighbours, by the sum of their
+/// best two (DeepSeek-V3, section 2.1.2): scores and result `[N, E]`. Of equal groups the first counts as better, a NaN as
+/// best.
+pub fn rank_in_groups(scores: &[f32], n_experts: usize, bias: Option<&[f32]>, [count, kept]: [usize; 2]) -> Vec<f32> {
+    check("rank_in_groups", n_experts, &[scores.len()]);
+    assert!(count > 0 && n_experts.is_multiple_of(count) && kept <= count, "rank_in_groups: {kept} of {count} groups");
+    assert!(bias.is_none_or(|b| b.len() == n_experts), "rank_in_groups: the bias does not fit {n_experts} experts");
+    let size = n_experts / count;
+    let mut ranks = scores.to_vec();
+    ranks.par_chunks_mut(ROWS * n_experts).for_each(|ranks| {
+        let (mut sums, mut best) = (vec![0.0; count], vec![0; kept]);
+        for row in ranks.chunks_exact_mut(n_experts) {
+            row.iter_mut().zip(bias.unwrap_or_default()).for_each(|(rank, b)| *rank += b);
+            sums.iter_mut().zip(row.chunks_exact(size)).for_each(|(sum, group)| *sum = best_two(group));
+            if kept > 0 {
+                choose(&sums, None, &mut best);
+            }
+            let out = row.chunks_exact_mut(size).enumerate().filter(|(g, _)| !best.contains(&(*g as u32)));
+            out.for_each(|(_, group)| group.fill(f32::NEG_INFINITY));
+        }
+    });
+    ranks
+}
+
+/// The sum of the two largest; NaN where one is.
+fn best_two(group: &[f32]) -> f32 {
+    let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+    for &x in group {
+        if x.is_nan() {
+            return x;
+        }
+        if x > first {
+            (first, second) = (x, first);
+        } else if x > second {
+            second = x;
+        }
+    }
+    if group.len() < 2 { first } else { first + second }
+}
+
 /// Keeps the best so far in order; `k` is small.
 fn choose(row: &[f32], bias: Option<&[f32]>, chosen: &mut [u32]) {
     let rank = |e: usize| row[e] + bias.map_or(0.0, |b| b[e]);

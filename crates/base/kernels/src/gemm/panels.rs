@@ -83,13 +83,13 @@ impl Panels {
         #[cfg(target_arch = "x86_64")]
         if matches!(self.format, Format::Bf16 | Format::F16) && lanes.are_columns() && !self.in_rows {
             let panels = super::pack_half::GROUP / self.width;
-            return for_each(parallel, count.div_ceil(panels), |i| {
-                // SAFETY: these panels of the buffer are this task's; the lanes are the caller's promise.
+            let blocks = self.k.div_ceil(self.kc);
+            return for_each(parallel, count.div_ceil(panels) * blocks, |i| {
+                let (i, block) = (i / blocks, i % blocks);
+                // SAFETY: this block of these panels is this task's; the lanes are the caller's promise.
                 unsafe {
-                    self.pack_columns(
-                        lanes.part(i * panels * self.width, panels * self.width),
-                        to.offset(i * panels, 0),
-                    )
+                    let lanes = lanes.part(i * panels * self.width, panels * self.width);
+                    self.pack_columns(lanes, block, to.offset(i * panels, 0));
                 }
             });
         }
@@ -144,21 +144,20 @@ impl Panels {
         });
     }
 
-    /// Packs lanes that lie side by side, a group of panels at a time.
+    /// Packs a block of `k` of lanes that lie side by side, a group of panels at a time.
     #[cfg(target_arch = "x86_64")]
-    unsafe fn pack_columns(&self, lanes: Lanes, to: Out) {
-        for (block, p0) in (0..self.k).step_by(self.kc).enumerate() {
-            let kb = self.kc.min(self.k - p0);
-            // SAFETY: the panels behind `to` are the caller's, as are the lanes' promises; the format exists only where
-            // the CPU has its instructions.
-            unsafe {
-                let at = (to.ptr.add(self.block_at(block)), self.words());
-                let side = (self.width, self.side);
-                let scales = super::pack_half::convert_columns(lanes.from(p0), kb, at, side, self.format);
-                if self.scaled() {
-                    for panel in 0..lanes.count().div_ceil(self.width) {
-                        *to.ptr.add(panel * self.words() + self.scale_at(block)) = scales[panel];
-                    }
+    unsafe fn pack_columns(&self, lanes: Lanes, block: usize, to: Out) {
+        let p0 = block * self.kc;
+        let kb = self.kc.min(self.k - p0);
+        // SAFETY: the block of the panels behind `to` is the caller's, as are the lanes' promises; the format exists only
+        // where the CPU has its instructions.
+        unsafe {
+            let at = (to.ptr.add(self.block_at(block)), self.words());
+            let side = (self.width, self.side);
+            let scales = super::pack_half::convert_columns(lanes.from(p0), kb, at, side, self.format);
+            if self.scaled() {
+                for panel in 0..lanes.count().div_ceil(self.width) {
+                    *to.ptr.add(panel * self.words() + self.scale_at(block)) = scales[panel];
                 }
             }
         }

@@ -56,6 +56,26 @@ pub fn top_k(scores: &[f32], n_experts: usize, k: usize, bias: Option<&[f32]>) -
     scores.chunks(n_experts).flat_map(row).collect()
 }
 
+/// See [`crate::rank_in_groups`]; for scores without NaN.
+pub fn rank_in_groups(scores: &[f32], n_experts: usize, bias: &[f32], [count, kept]: [usize; 2]) -> Vec<f32> {
+    let size = n_experts / count;
+    let row = |row: &[f32]| {
+        let ranks: Vec<f32> = row.iter().zip(bias).map(|(score, b)| score + b).collect();
+        let sums: Vec<f32> = ranks
+            .chunks(size)
+            .map(|group| {
+                let mut sorted = group.to_vec();
+                sorted.sort_by(|a, b| b.total_cmp(a));
+                sorted.iter().take(2).sum()
+            })
+            .collect();
+        let best = top_k(&sums, count, kept, None);
+        let rank = |(e, rank): (usize, f32)| if best.contains(&((e / size) as u32)) { rank } else { f32::NEG_INFINITY };
+        ranks.into_iter().enumerate().map(rank).collect::<Vec<f32>>()
+    };
+    scores.chunks(n_experts).flat_map(row).collect()
+}
+
 /// See [`crate::Balance`].
 pub fn balance_loss(scores: &[f32], chosen: &[u32], n_experts: usize) -> f64 {
     let n = (scores.len() / n_experts) as f64;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{Tensor, TensorData};
 use cupola_kernels::{
-    Balance, Scores, pick_backward, pick_forward, router_scores as scores_of, router_scores_backward,
+    Balance, Scores, pick_backward, pick_forward, rank_in_groups, router_scores as scores_of, router_scores_backward,
     router_z_backward, router_z_loss as z_loss, top_k as top_k_of,
 };
 
@@ -55,6 +55,14 @@ pub(crate) fn composed_scores(logits: Tensor<2>, how: Scores) -> Tensor<2> {
 /// `[N, E]`, bias `[E]`, gives `[N·k]`. Without a gradient.
 pub fn choose_experts(scores: &Tensor<2>, k: usize, bias: Option<&[f32]>) -> Arc<[u32]> {
     top_k_of(&crate::to_vec(scores), scores.dims()[1], k, bias).into()
+}
+
+/// The same where a token may choose from the best `groups[1]` of `groups[0]` equal groups alone, those whose best two
+/// experts have the highest sum (DeepSeek-V3).
+pub fn choose_in_groups(scores: &Tensor<2>, k: usize, bias: Option<&[f32]>, groups: [usize; 2]) -> Arc<[u32]> {
+    let n_experts = scores.dims()[1];
+    let ranks = rank_in_groups(&crate::to_vec(scores), n_experts, bias, groups);
+    top_k_of(&ranks, n_experts, k, None).into()
 }
 
 #[derive(Debug)]

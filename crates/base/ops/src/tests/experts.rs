@@ -29,7 +29,7 @@ fn the_parts_of_a_mixture_equal_their_composed_forms() {
         same(
             &what("grouped_linear"),
             [leaf([n * k, d], 2), leaf([e * f, d], 3)],
-            |[x, w]| grouped_linear(x, w.reshape([e, f, d]), &order),
+            |[x, w]| grouped_linear(x, w.reshape([e, f, d]), &order, Precision::F32),
             |[x, w]| crate::experts::composed_linear(x, w.reshape([e, f, d]), &order),
         );
         same(
@@ -52,7 +52,8 @@ fn a_mixture_equals_dense_layers_weighted_by_their_choices() {
             leaves,
             |[x, weights, gate, up, down]| {
                 let (gate, up) = (gate.reshape([e, f, d]), up.reshape([e, f, d]));
-                experts_swiglu(x, weights, ExpertWeights { gate, up, down: down.reshape([e, d, f]) }, &order)
+                let w = ExpertWeights { gate, up, down: down.reshape([e, d, f]) };
+                experts_gated(Activation::Silu, x, weights, w, &order, Precision::F32)
             },
             |[x, weights, gate, up, down]| {
                 let rows = (0..n * k).map(|pair| {

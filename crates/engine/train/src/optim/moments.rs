@@ -50,6 +50,14 @@ impl Moments {
         }
     }
 
+    /// What a checkpoint stores its numbers as.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::Bf16(_) => DType::BF16,
+        }
+    }
+
     /// As a checkpoint holds it.
     pub fn to_host(&self) -> HostTensor {
         match self {

@@ -7,12 +7,16 @@ use cupola_nn::{Batch, Cache, Decoder, Module, Step};
 use cupola_ops::{IGNORE, to_vec};
 use cupola_testkit::{Golden, assert_close};
 
-use crate::{close, compare_gradients};
+use crate::{close, compare_gradients, compare_scaled_gradients, masked};
+
+/// Classes whose hidden states are not those before each block but those after each.
+const AFTER_EACH_BLOCK: &[&str] = &["MambaForCausalLM", "Mamba2ForCausalLM", "RwkvForCausalLM"];
 
 pub fn check(golden: &Golden, model: &Model) {
     let decoder = model.decoder().unwrap();
     let (batch, real) = padded(golden, "in", decoder);
     forward(golden, decoder, &batch, &real);
+    routers(golden, decoder, &batch, &real);
     backward(golden, &mut model.clone(), &batch);
     generation(golden, decoder);
     cached_equals_whole(golden, decoder);
@@ -31,17 +35,43 @@ fn padded(golden: &Golden, prefix: &str, decoder: &Decoder) -> (Batch, Vec<bool>
     if decoder.spec().embedding.positions.is_some_and(|p| p.count_padding) {
         batch.positions = (0..batch.ids.len()).map(|i| (i % batch.seq()) as u32).collect();
     }
+    batch.real = Some(real.as_slice().into());
     (batch, real)
 }
 
 fn forward(golden: &Golden, decoder: &Decoder, batch: &Batch, real: &[bool]) {
-    let states = decoder.hidden_states(batch);
+    let class = golden.info["class"].as_str().unwrap_or_default();
+    let states = match AFTER_EACH_BLOCK.contains(&class) {
+        true => decoder.streams(batch).split_off(1),
+        false => decoder.hidden_states(batch),
+    };
     let golden_states = golden.names().iter().filter(|name| name.starts_with("out.hidden_states.")).count();
     assert_eq!(states.len(), golden_states, "hidden states");
     for (i, state) in states.iter().enumerate() {
-        close(golden, &format!("out.hidden_states.{i}"), to_vec(state), real);
+        let halved = if i + 1 < states.len() { rwkv_halvings(golden, i + 1) } else { 0 };
+        let state = to_vec(state).into_iter().map(|v| v / f32::from(1_u16 << halved)).collect();
+        close(golden, &format!("out.hidden_states.{i}"), state, real);
     }
     close(golden, "out.logits", to_vec(&decoder.logits(states.last().unwrap().clone())), real);
+}
+
+/// What routers say of each token, and how even their choices are.
+fn routers(golden: &Golden, decoder: &Decoder, batch: &Batch, real: &[bool]) {
+    let routing = decoder.routing(batch);
+    let has = |name: &str| golden.names().contains(&name);
+    let golden_routers = golden.names().iter().filter(|name| name.starts_with("out.router_logits.")).count();
+    assert!(golden_routers == 0 || golden_routers == routing.len(), "router logits");
+    for i in 0..golden_routers {
+        let key = format!("out.router_logits.{i}");
+        let (shape, want) = golden.f32(&key);
+        let (atol, rtol) = golden.tolerance(&key);
+        assert_eq!(shape, routing[i].logits.dims());
+        let got = masked(to_vec(&routing[i].logits), real);
+        assert_close(&key, &got, &masked(want, real), atol, rtol);
+    }
+    if has("out.aux_loss") {
+        golden.check("out.aux_loss", &to_vec(&cupola_nn::balance_loss(&routing, batch.real.as_deref())));
+    }
 }
 
 /// Labels shifted by one, as the causal loss wants them.
@@ -57,7 +87,28 @@ fn backward(golden: &Golden, model: &mut Model, batch: &Batch) {
     let weights: Arc<[f32]> = vec![1.0 / counted; targets.len()].into();
     let loss = model.decoder().unwrap().loss(batch, &targets, &weights);
     golden.check("out.loss", &to_vec(&loss));
-    compare_gradients(golden, model, loss);
+    if golden.info["class"] != "RwkvForCausalLM" {
+        return compare_gradients(golden, model, loss);
+    }
+    // Layers that write to a stream that the reference has halved are divided there, too.
+    let scale = |name: &str| {
+        let mut parts = name.split('.');
+        let block: usize = parts.nth(2).and_then(|n| n.parse().ok()).unwrap_or(0);
+        let writes = name.ends_with(".attention.output.weight") || name.ends_with(".feed_forward.value.weight");
+        if writes { f32::from(1_u16 << rwkv_halvings(golden, block)) } else { 1.0 }
+    };
+    compare_scaled_gradients(golden, model, loss, &scale);
+}
+
+/// How often the reference has halved RWKV's residual stream before a block, as it does where it does not train, for the
+/// sake of 16-bit floats. The norms take that away again but for what is added to the variance.
+fn rwkv_halvings(golden: &Golden, block: usize) -> usize {
+    if golden.info["class"] != "RwkvForCausalLM" {
+        return 0;
+    }
+    let config = std::fs::read(golden.dir().join("config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    config["rescale_every"].as_u64().filter(|every| *every > 0).map_or(0, |every| block / every as usize)
 }
 
 /// The best of a row of logits.
@@ -72,13 +123,23 @@ fn generation(golden: &Golden, decoder: &Decoder) {
     let (atol, rtol) = golden.tolerance("gen.step_logits");
     let (rows, seq, steps, vocab) = (batch.batch, batch.seq(), sizes[1], sizes[2]);
     let prompt = |row: usize| (row * seq..(row + 1) * seq).filter(|i| real[*i]).map(|i| batch.ids[i]).collect();
+    let padding = |row: usize| real[row * seq..(row + 1) * seq].iter().filter(|real| !**real).count();
     let mut new: Vec<Vec<u32>> = (0..rows).map(prompt).collect();
-    let mut caches: Vec<Cache> = (0..rows).map(|_| decoder.cache()).collect();
+    let class = golden.info["class"].as_str().unwrap_or_default();
+    let steps_of_zamba2 = (class == "Zamba2ForCausalLM").then(|| without_limits(golden));
+    let mut before: Vec<Cache> = vec![];
+    let mut caches: Vec<Cache> = (0..rows).map(|row| decoder.cache().after_padding(padding(row))).collect();
     for step in 0..steps {
         let ids: Arc<[u32]> = new.concat().into();
         let mut spans: Vec<Step<'_>> =
             caches.iter_mut().zip(&new).map(|(cache, new)| Step { cache, rows: new.len() }).collect();
-        let all = to_vec(&decoder.logits(decoder.step(&ids, &mut spans)));
+        let stepper = steps_of_zamba2.as_ref().filter(|_| step > 0).map_or(decoder, |model| model.decoder().unwrap());
+        let mut all = to_vec(&stepper.logits(stepper.step(&ids, &mut spans)));
+        if class == "RwkvForCausalLM" && step > 0 {
+            all = rwkv_of_the_reference(decoder, &mut before, &ids);
+            caches.clone_from(&before);
+        }
+        before.clone_from(&caches);
         let mut end = 0;
         for (row, new) in new.iter_mut().enumerate() {
             end += new.len();
@@ -90,6 +151,36 @@ fn generation(golden: &Golden, decoder: &Decoder) {
             *new = vec![token];
         }
     }
+}
+
+/// Zamba 2 without a least time step: the reference forgets the limit where a single token goes on, though its whole
+/// sequences have it, and so have our steps.
+fn without_limits(golden: &Golden) -> Model {
+    let dir = tempfile::tempdir().unwrap();
+    let config = std::fs::read(golden.dir().join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    config["time_step_min"] = 0.0.into();
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    std::fs::copy(golden.dir().join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    Model::load(dir.path(), &burn::tensor::Device::flex()).unwrap()
+}
+
+/// What the reference makes of a further token `ids[row]` of several sequences at once: its first layer takes the vectors
+/// that all rows remember for one sequence of shifted vectors, `[B, D]` where `[B, 1, D]` was meant, so that each row sees
+/// its token once for every row of the batch. A row alone, and whole sequences, are right there, and compared elsewhere.
+fn rwkv_of_the_reference(decoder: &Decoder, caches: &mut [Cache], ids: &[u32]) -> Vec<f32> {
+    let shifted: Vec<Vec<f32>> = caches.iter_mut().map(|cache| cache.layers_mut()[0].numbers[0].clone()).collect();
+    let mut last = Vec::new();
+    for (cache, id) in caches.iter_mut().zip(ids) {
+        let mut logits = Vec::new();
+        for shifted in &shifted {
+            cache.layers_mut()[0].numbers[0].clone_from(shifted);
+            let hidden = decoder.step(&vec![*id].into(), &mut [Step { cache: &mut *cache, rows: 1 }]);
+            logits = to_vec(&decoder.logits(hidden));
+        }
+        last.extend(logits);
+    }
+    last
 }
 
 /// Prompts in pieces give what the whole sequence gives, and the cache is as large as the spec says.

@@ -61,6 +61,11 @@ impl Method for Int8 {
             return Err(Error::failed("the model's weights are int8 numbers already")
                 .with_hint("compress the model it was made from"));
         }
+        if !model.routers().is_empty() {
+            return Err(
+                Error::failed("int8 weights of experts are not supported").with_hint("the model stays as it is")
+            );
+        }
         model.quantize_int8(self.group);
         Ok(())
     }

@@ -5,6 +5,7 @@ mod chat;
 mod common;
 mod completions;
 mod connections;
+mod encoders;
 mod openai_client;
 mod real_model;
 mod refusals;
