@@ -71,9 +71,9 @@ impl Engine {
     /// Loads a model directory and starts the thread.
     ///
     /// # Errors
-    /// As [`crate::load_model`]; an unknown device.
+    /// As [`crate::load_reader`]; an unknown device.
     pub fn load(model_dir: &Path, device: &str, options: &EngineOptions) -> Result<Self> {
-        let (model, tokenizer) = crate::load_model(model_dir, &cupola_ops::open(device)?)?;
+        let (model, tokenizer) = crate::load_reader(model_dir, &cupola_ops::open(device)?)?;
         Self::new(model, tokenizer, options)
     }
 

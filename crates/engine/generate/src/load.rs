@@ -9,19 +9,28 @@ use cupola_artifact::{Error, Result};
 use cupola_neighbours::Memory;
 use cupola_tokenizer::Tokenizer;
 
-/// Loads a model directory: the model, the memory that it may have, and the tokenizer that lies beside it.
+/// Loads a model directory: the model, and the tokenizer that lies beside it.
 ///
 /// # Errors
 /// A missing or broken file; a tokenizer with more tokens than the model knows.
 pub fn load_model(dir: &Path, device: &Device) -> Result<(Model, Tokenizer)> {
-    let mut model = Model::load(dir, device)?;
+    let model = Model::load(dir, device)?;
     let tokenizer = Tokenizer::load(dir)?;
     let (known, used) = (model.spec().stack().vocab_size, tokenizer.vocab_size());
     if used > known {
         let message = format!("the tokenizer in {} has {used} tokens, but the model knows only {known}", dir.display());
         return Err(Error::failed(message).with_hint("this tokenizer.json belongs to another model"));
     }
-    if let Some(memory) = Memory::load(dir, known)? {
+    Ok((model, tokenizer))
+}
+
+/// The same with the memory that the directory may have, which the model reads from now on while it predicts.
+///
+/// # Errors
+/// As [`load_model`]; a broken memory, or another model's.
+pub fn load_reader(dir: &Path, device: &Device) -> Result<(Model, Tokenizer)> {
+    let (mut model, tokenizer) = load_model(dir, device)?;
+    if let Some(memory) = Memory::load(dir, model.spec().stack().vocab_size)? {
         let width = model.spec().stack().embedding.width;
         if memory.width() != width {
             let message =

@@ -41,21 +41,30 @@ impl Cells {
         (Self { centroids, starts }, order)
     }
 
-    /// Of each query the `k` nearest among the keys of the `probes` cells nearest to it; the keys stand cell by cell.
+    /// Of each query the `k` nearest among the keys of the `probes` cells nearest to it; the keys stand cell by cell. A cell
+    /// is looked through once for all queries that visit it.
     pub fn nearest(&self, keys: &Keys, queries: &[f32], k: usize, probes: usize) -> Vec<Vec<Found>> {
-        let cells = self.centroids.nearest(queries, probes);
-        let one = |(query, cells): (&[f32], &Vec<Found>)| {
-            let mut best = [Best::new(k)];
-            for cell in cells {
-                let (start, end) = (self.starts[cell.at], self.starts[cell.at + 1]);
-                if start < end {
-                    keys.look_through(query, start, end, &mut best);
-                }
+        let width = keys.width;
+        let mut visitors = vec![vec![]; self.centroids.len()];
+        for (query, cells) in self.centroids.nearest(queries, probes).iter().enumerate() {
+            cells.iter().for_each(|cell| visitors[cell.at].push(query));
+        }
+        let visit = |(cell, visitors): (usize, &Vec<usize>)| {
+            let (start, end) = (self.starts[cell], self.starts[cell + 1]);
+            let mut best = vec![Best::new(k); visitors.len()];
+            if start < end && !visitors.is_empty() {
+                let asked: Vec<f32> =
+                    visitors.iter().flat_map(|q| &queries[q * width..(q + 1) * width]).copied().collect();
+                keys.look_through(&asked, start, end, &mut best);
             }
-            let [best] = best;
-            best.finish(query)
+            best
         };
-        queries.par_chunks_exact(keys.width).zip(&cells).map(one).collect()
+        let found: Vec<Vec<Best>> = visitors.par_iter().enumerate().map(visit).collect();
+        let mut all = vec![Best::new(k); queries.len() / width];
+        for (visitors, found) in visitors.iter().zip(found) {
+            visitors.iter().zip(found).for_each(|(query, best)| all[*query].take_over(best));
+        }
+        all.into_iter().zip(queries.chunks_exact(width)).map(|(best, query)| best.finish(query)).collect()
     }
 }
 

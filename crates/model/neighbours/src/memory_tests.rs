@@ -101,6 +101,8 @@ fn a_memory_that_grew_keeps_its_centroids_and_knows_old_and_new_pairs() {
     memory.settings.probes = 10;
     for (query, found) in fresh.chunks_exact(6).zip(memory.nearest(&fresh)) {
         assert_eq!(memory.token(found[0].at), 29);
-        assert_eq!(found, memory.nearest_of_all(query)[0]);
+        // How many queries go at once changes the last bits of distances.
+        let places = |found: &[Found]| found.iter().map(|f| f.at).collect::<Vec<_>>();
+        assert_eq!(places(&found), places(&memory.nearest_of_all(query)[0]));
     }
 }

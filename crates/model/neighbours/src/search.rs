@@ -82,7 +82,7 @@ impl Keys {
         let mut all = vec![Best::new(k); queries.len() / self.width.max(1)];
         for span in spans {
             for (all, best) in all.iter_mut().zip(span) {
-                best.found.into_iter().for_each(|f| all.offer(f.at, f.distance));
+                all.take_over(best);
             }
         }
         all.into_iter().zip(queries.chunks_exact(self.width.max(1))).map(|(best, q)| best.finish(q)).collect()
@@ -135,6 +135,11 @@ impl Best {
             }
             self.found.insert(place, Found { at, distance });
         }
+    }
+
+    /// Takes what others found.
+    pub(crate) fn take_over(&mut self, others: Best) {
+        others.found.into_iter().for_each(|f| self.offer(f.at, f.distance));
     }
 
     /// The found keys with whole distances.

@@ -87,7 +87,8 @@ fn factors(n: usize, count: usize) -> Vec<usize> {
     let (mut rest, mut found) = (n, Vec::with_capacity(count));
     for left in (2..=count).rev() {
         let root = (rest as f64).powf(1.0 / left as f64).round() as usize;
-        let factor = (1..=root.max(1)).rev().find(|d| rest.is_multiple_of(*d)).unwrap_or(1);
+        // Far enough for every width up to 2^32; a hostile one gets worse factors, in time.
+        let factor = (1..=root.max(1)).rev().take(1 << 16).find(|d| rest.is_multiple_of(*d)).unwrap_or(1);
         found.push(factor);
         rest /= factor;
     }

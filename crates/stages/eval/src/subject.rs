@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use cupola_arch::Model;
 use cupola_artifact::Result;
-use cupola_generate::{Engine, EngineOptions, load_model};
+use cupola_generate::{Engine, EngineOptions, load_reader};
 use cupola_tokenizer::Tokenizer;
 
 /// A model, its tokenizer, and an engine once a task generates.
@@ -23,9 +23,9 @@ impl Subject {
     /// Loads a model directory.
     ///
     /// # Errors
-    /// As [`load_model`].
+    /// As [`load_reader`].
     pub fn load(name: &str, dir: &Path, device: &str) -> Result<Self> {
-        let (model, tokenizer) = load_model(dir, &cupola_ops::open(device)?)?;
+        let (model, tokenizer) = load_reader(dir, &cupola_ops::open(device)?)?;
         Ok(Self { name: name.to_owned(), model, tokenizer, engine: OnceLock::new() })
     }
 

@@ -143,8 +143,6 @@ impl Configured for MemoryConfig {
         let vocab_size = model.spec().stack().vocab_size;
         let width = model.spec().stack().embedding.width;
         let old = Memory::load(&input.path, vocab_size)?;
-        // While it grows nobody reads it.
-        model.decoder_mut()?.set_readout(None);
         let first = old.is_none();
         let mut memory = old.unwrap_or_else(|| Memory::empty(width, self.settings()));
         memory.settings = self.settings();
@@ -171,7 +169,9 @@ impl Configured for MemoryConfig {
         }
         let cells = self.cells_of(&memory);
         context.progress.line(&format!("{} pairs in {cells} cells", human_count(memory.len() as f64)));
-        memory.settle(cells, context.seed, first);
+        if self.data.is_some() || cells != memory.cells() {
+            memory.settle(cells, context.seed, first);
+        }
         metrics.insert("fill_seconds".into(), json!(started.elapsed().as_secs_f64()));
         model.save(context.dir)?;
         tokenizer.save(context.dir)?;

@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
 use cupola_artifact::stage::{Input, Silent};
+use cupola_generate::load_reader;
 use cupola_nn::{Batch, Step};
 use cupola_ops::to_vec;
 use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
@@ -58,7 +59,7 @@ fn whoever_loads_the_folder_reads_the_memory_and_sees_the_same_in_pieces() {
     let dir = setup();
     let report =
         run(&dir, "model = 'model'\ndata = 'text.txt'\ntext = 'text.txt'\ncells = 20\nprobes = 20", "out").unwrap();
-    let (model, tokenizer) = load_model(&dir.join("out"), &cupola_ops::open("cpu").unwrap()).unwrap();
+    let (model, tokenizer) = load_reader(&dir.join("out"), &cupola_ops::open("cpu").unwrap()).unwrap();
     let decoder = model.decoder().unwrap();
     let documents = read_documents(&dir.join("text.txt"), Split::Validation).unwrap();
     let score = score_texts(decoder, &tokenizer, &[&documents[0].text], &mut |_, _| {}).unwrap();
