@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use cupola_arch::Model;
-use cupola_nn::{Batch, Cache, Module, ParamMut, Step};
+use cupola_nn::{Batch, Module, ParamMut, Step};
 use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
 use cupola_train::optim::{Gradients, Optimizer, OptimizerConfig, gradient_norm};
 
@@ -125,7 +125,7 @@ fn generate(model: &Model, prompt: &[u32], count: usize) -> Vec<(u32, Vec<f32>)>
     for _ in 0..count {
         let rows = next.len();
         let hidden = model.decoder().unwrap().step(&next, &mut [Step { cache: &mut cache, rows }]);
-        let logits = cupola_ops::to_vec(model.decoder().unwrap().logits(hidden));
+        let logits = cupola_ops::to_vec(&model.decoder().unwrap().logits(hidden));
         let last = logits[logits.len() - model.decoder().unwrap().spec().vocab_size..].to_vec();
         let largest = |best: usize, i: usize| if last[i] > last[best] { i } else { best };
         let token = (0..last.len()).reduce(largest).unwrap() as u32;
