@@ -34,7 +34,7 @@ pub use api::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink,
 pub use beam::{Beam, BeamModel, BeamOptions, EarlyStopping, beam_search};
 pub use cached_beams::{AnswerBeams, CachedBeams};
 pub use engine::{Engine, Generated};
-pub use load::{is_encoder, load_model, load_reader};
+pub use load::{is_encoder, load_model, load_reader, load_to_change};
 pub use reader::{Filling, Reader, Reads};
 pub use sampler::Sampler;
 pub use score::{

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 use cupola_arch::Model;
 use cupola_artifact::{Error, Result};
-use cupola_neighbours::Memory;
+use cupola_neighbours::{MEMORY, Memory};
 use cupola_tokenizer::Tokenizer;
 
 /// Loads a model directory: the model, and the tokenizer that lies beside it.
@@ -22,6 +22,20 @@ pub fn load_model(dir: &Path, device: &Device) -> Result<(Model, Tokenizer)> {
         return Err(Error::failed(message).with_hint("this tokenizer.json belongs to another model"));
     }
     Ok((model, tokenizer))
+}
+
+/// The same for what changes a model: one that reads a memory is refused, since the memory holds the hidden states of the
+/// model as it is.
+///
+/// # Errors
+/// As [`load_model`]; a directory with a memory.
+pub fn load_to_change(dir: &Path, device: &Device) -> Result<(Model, Tokenizer)> {
+    if dir.join(MEMORY).exists() {
+        let message = format!("the model in {} reads a memory, which would not fit it any longer", dir.display());
+        return Err(Error::failed(message)
+            .with_hint("take the model that the memory was made for, and make its memory anew afterwards"));
+    }
+    load_model(dir, device)
 }
 
 /// The same with the memory that the directory may have, which the model reads from now on while it predicts.

@@ -2,7 +2,7 @@
 
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Error, Result, human_count, parse_config, unknown_name};
-use cupola_generate::load_model;
+use cupola_generate::load_to_change;
 use cupola_nn::Module;
 use cupola_tokenizer::Tokenizer;
 use cupola_train::batching::Layout;
@@ -142,7 +142,7 @@ impl Configured for Align {
     fn run(&self, context: &StageContext<'_>) -> Result<Report> {
         let (settings, input) = (&self.shared, context.input("model")?);
         let device = cupola_ops::open(context.device)?;
-        let (mut model, tokenizer) = load_model(&input.path, &device)?;
+        let (mut model, tokenizer) = load_to_change(&input.path, &device)?;
         model.merge_lora()?;
         // The reference as the model in training: a difference would be a reward.
         model.network.set_precision(settings.precision.resolve());

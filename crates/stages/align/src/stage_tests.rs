@@ -90,7 +90,7 @@ fn lora_aligns_through_adapters_alone() {
 #[test]
 fn the_references_log_probabilities_equal_the_scorers_and_are_kept() {
     let dir = setup();
-    let (model, tokenizer) = load_model(&dir.join("model"), &Device::flex()).unwrap();
+    let (model, tokenizer) = load_to_change(&dir.join("model"), &Device::flex()).unwrap();
     let pairs: Vec<Pair> = read_all(&dir.join("pairs.json"))
         .unwrap()
         .iter()

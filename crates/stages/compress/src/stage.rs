@@ -5,7 +5,7 @@ use std::path::Path;
 use cupola_arch::Model;
 use cupola_artifact::stage::{Configured, Input, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Context, Error, Result, human_bytes, parse_config, unknown_name, write_atomic};
-use cupola_generate::{TextScore, load_model, score_texts};
+use cupola_generate::{TextScore, load_model, load_to_change, score_texts};
 use cupola_nn::Module;
 use cupola_records::{Split, read_documents};
 use cupola_tokenizer::Tokenizer;
@@ -130,7 +130,7 @@ impl Configured for Compression {
     fn run(&self, context: &StageContext<'_>) -> Result<Report> {
         let input = context.input("model")?;
         let device = cupola_ops::open(context.device)?;
-        let (mut original, tokenizer) = load_model(&input.path, &device)?;
+        let (mut original, tokenizer) = load_to_change(&input.path, &device)?;
         original.merge_lora()?;
         let mut compressed = original.clone();
         self.method.apply(&mut compressed)?;

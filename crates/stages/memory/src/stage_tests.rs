@@ -1,7 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
 use cupola_artifact::stage::{Input, Silent};
-use cupola_generate::load_reader;
+use cupola_generate::{load_reader, load_to_change};
 use cupola_nn::{Batch, Step};
 use cupola_ops::to_vec;
 use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
@@ -72,6 +72,16 @@ fn whoever_loads_the_folder_reads_the_memory_and_sees_the_same_in_pieces() {
         got.extend(to_vec(&decoder.logits(hidden)));
     }
     assert_close("logits in pieces", &got, &whole, 1e-3, 1e-3);
+}
+
+#[test]
+fn what_changes_a_model_refuses_one_that_reads_a_memory() {
+    let dir = setup();
+    run(&dir, "model = 'model'\ndata = 'text.txt'", "out").unwrap();
+    let device = cupola_ops::open("cpu").unwrap();
+    assert!(load_to_change(&dir.join("model"), &device).is_ok());
+    let error = load_to_change(&dir.join("out"), &device).unwrap_err();
+    assert!(error.to_string().contains("reads a memory") && error.hint().is_some(), "{error}");
 }
 
 #[test]

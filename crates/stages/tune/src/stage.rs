@@ -2,7 +2,7 @@
 
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Error, Result, human_count, parse_config};
-use cupola_generate::load_model;
+use cupola_generate::load_to_change;
 use cupola_ops::LossForm;
 use cupola_tokenizer::Tokenizer;
 use cupola_train::batching::Layout;
@@ -132,7 +132,7 @@ impl Configured for Tune {
     fn run(&self, context: &StageContext<'_>) -> Result<Report> {
         let (settings, input) = (&self.shared, context.input("model")?);
         let device = cupola_ops::open(context.device)?;
-        let (mut model, tokenizer) = load_model(&input.path, &device)?;
+        let (mut model, tokenizer) = load_to_change(&input.path, &device)?;
         let spec = model.decoder()?.spec().clone();
         let max_len = settings.context_len(&spec);
         let Examples { records, truncated, dropped, train, validation } =
