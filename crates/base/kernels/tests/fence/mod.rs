@@ -21,6 +21,8 @@ mod experts;
 mod ffn;
 #[path = "../gemm.rs"]
 mod gemm;
+#[path = "../listed.rs"]
+mod listed;
 #[path = "../losses.rs"]
 mod losses;
 #[path = "../norm.rs"]
