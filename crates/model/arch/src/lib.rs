@@ -4,6 +4,7 @@ mod adapter;
 mod albert;
 mod bart;
 mod bert;
+mod block_sparse;
 mod bloom;
 mod config;
 mod deepseek_v3;
@@ -16,6 +17,7 @@ mod gemma2;
 mod gemma3;
 mod gpt2;
 mod gpt_neox;
+mod graph;
 mod jamba;
 mod led;
 mod likeness;
@@ -103,4 +105,6 @@ pub const ALL: &[&dyn Family] = &[
     &led::Led,
     &pegasus::Pegasus,
     &mps::Mps,
+    &block_sparse::BlockSparse,
+    &graph::Graph,
 ];
