@@ -11,6 +11,28 @@ use crate::likeness::LlamaLike;
 use crate::names::{LLAMA, NameTable};
 use crate::network::Spec;
 
+/// Settings of the pattern.
+pub(crate) const SETTINGS: &[&str] = &["block_size", "near_blocks", "global_blocks", "random_blocks", "pattern_seed"];
+
+/// The first layer's pattern.
+pub(crate) fn pattern(config: &ConfigJson<'_>, causal: bool) -> Result<BlockPattern> {
+    Ok(BlockPattern {
+        size: config.required_size("block_size")?,
+        causal,
+        near: config.required_size("near_blocks")?,
+        global: config.count("global_blocks", 0)?,
+        random: config.count("random_blocks", 0)?,
+        seed: config.count("pattern_seed", 0)? as u64,
+        layer: 0,
+    })
+}
+
+/// The pattern of a fresh model: blocks of 64 tokens, or an eighth of a shorter text.
+pub(crate) fn fresh(sizes: &Sizes) -> impl Iterator<Item = (String, Value)> {
+    let size = (sizes.max_seq_len / 8).clamp(1, 64);
+    SETTINGS.iter().zip([size, 2, 1, 2, 0]).map(|(key, value)| ((*key).to_string(), json!(value)))
+}
+
 /// Block-sparse attention.
 pub struct BlockSparse;
 
@@ -31,14 +53,7 @@ impl Family for BlockSparse {
     fn read(&self, config: &ConfigJson<'_>) -> Result<Spec> {
         let like = LlamaLike::read(config)?;
         let attention = &like.attention;
-        let pattern = BlockPattern {
-            size: config.required_size("block_size")?,
-            near: config.required_size("near_blocks")?,
-            global: config.count("global_blocks", 0)?,
-            random: config.count("random_blocks", 0)?,
-            seed: config.count("pattern_seed", 0)? as u64,
-            layer: 0,
-        };
+        let pattern = pattern(config, true)?;
         let rope = config.rope(attention.d_head)?;
         let block = |layer| {
             let mut block = like.block(attention.clone());
@@ -56,13 +71,9 @@ impl Family for BlockSparse {
         like.spec_of(config, blocks)
     }
 
-    /// Blocks of 64 tokens, or an eighth of a shorter text.
     fn fresh(&self, sizes: &Sizes) -> Map<String, Value> {
         let mut config = LlamaLike::fresh(sizes);
-        let size = (sizes.max_seq_len / 8).clamp(1, 64);
-        let settings =
-            [("block_size", size), ("near_blocks", 2), ("global_blocks", 1), ("random_blocks", 2), ("pattern_seed", 0)];
-        config.extend(settings.map(|(key, value)| (key.into(), json!(value))));
+        config.extend(fresh(sizes));
         config
     }
 
@@ -71,6 +82,6 @@ impl Family for BlockSparse {
     }
 
     fn settings(&self) -> &'static [&'static str] {
-        &["block_size", "near_blocks", "global_blocks", "random_blocks", "pattern_seed"]
+        SETTINGS
     }
 }

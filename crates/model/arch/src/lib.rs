@@ -5,6 +5,7 @@ mod albert;
 mod bart;
 mod bert;
 mod block_sparse;
+mod block_sparse_encoder;
 mod bloom;
 mod config;
 mod deepseek_v3;
@@ -106,5 +107,6 @@ pub const ALL: &[&dyn Family] = &[
     &pegasus::Pegasus,
     &mps::Mps,
     &block_sparse::BlockSparse,
+    &block_sparse_encoder::BlockSparseEncoder,
     &graph::Graph,
 ];
