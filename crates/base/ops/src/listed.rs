@@ -48,11 +48,6 @@ impl KeyLists {
         self.lo.len()
     }
 
-    /// The entries of all lists.
-    pub fn keys_mut(&mut self) -> &mut [u32] {
-        &mut self.keys
-    }
-
     /// The pairs of a query and a key that it attends.
     pub fn pairs(&self) -> usize {
         self.lo.iter().zip(&self.hi).map(|(lo, hi)| hi.saturating_sub(*lo) as usize).sum()

@@ -26,7 +26,7 @@ macro_rules! relations {
             ("layers.{}.attention.k", "model.layers.{}.graph_attn.k_proj"),
             ("layers.{}.attention.v", "model.layers.{}.graph_attn.v_proj"),
             ("layers.{}.attention.o", "model.layers.{}.graph_attn.o_proj"),
-            ("layers.{}.attention.prefer", "model.layers.{}.graph_attn.prefer_proj"),
+            ("layers.{}.attention.gate", "model.layers.{}.graph_attn.gate_proj"),
             ("layers.{}.attention.phrase_norm", "model.layers.{}.graph_attn.phrase_norm"),
             ("layers.{}.attention.phrase_q", "model.layers.{}.graph_attn.phrase_q_proj"),
             ("layers.{}.attention.phrase_k", "model.layers.{}.graph_attn.phrase_k_proj"),

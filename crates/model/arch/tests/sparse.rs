@@ -48,7 +48,7 @@ fn variants() -> Vec<Model> {
         ),
         fresh("cupola_graph", json!({})),
         fresh("cupola_graph", json!({"previous_tokens": 2, "same_tokens": 2, "phrases": 2, "phrase_length": 3})),
-        fresh("cupola_graph", json!({"previous_tokens": 1, "same_tokens": 0, "phrases": 2, "phrase_length": 2})),
+        fresh("cupola_graph", json!({"previous_tokens": 2, "same_tokens": 0, "phrases": 2, "phrase_length": 2})),
     ]
 }
 

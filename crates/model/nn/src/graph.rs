@@ -4,11 +4,13 @@
 //!
 //! A phrase is so many tokens in a row. It gathers its tokens, then earlier phrases, and is there for the tokens from its last on.
 //! A relation scales and shifts keys and values by vectors of its own, a transformation with a diagonal matrix (Yang et al. 2015,
-//! DistMult), and each token says of each relation how much its edges count.
+//! DistMult). A token gathers over each relation by itself ("within-relation" attention of Busbridge et al.), and says for each head
+//! how much of each counts.
 
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
+use burn::tensor::activation::sigmoid;
 use cupola_artifact::Result;
 use cupola_ops::{Heads, Precision};
 
@@ -80,8 +82,8 @@ pub(crate) enum Relation {
 
 impl Relation {
     const NAMES: [&str; 6] = ["previous", "same", "follows", "phrase", "member", "earlier"];
-    /// Relations into tokens, which come first.
-    const INTO_TOKENS: usize = 4;
+    /// Relations into tokens besides the first, which always counts.
+    const GATED: usize = 3;
 }
 
 impl LayerKind for GraphSpec {
@@ -108,7 +110,7 @@ impl LayerKind for GraphSpec {
             k: scope.linear("k", [kv, d_model], false)?,
             v: scope.linear("v", [kv, d_model], false)?,
             o: scope.linear_out("o", [d_model, q], false)?,
-            prefer: scope.linear("prefer", [self.n_heads * Relation::INTO_TOKENS, d_model], false)?,
+            gate: scope.linear("gate", [Relation::GATED * self.n_heads, d_model], false)?,
             phrase_norm: scope.norm("phrase_norm", NormSpec::rms(1e-6), q)?,
             phrase_q: scope.linear_for("phrase_q", [q, q], once)?,
             phrase_k: scope.linear_for("phrase_k", [kv, q], twice)?,
@@ -130,7 +132,7 @@ impl LayerKind for GraphSpec {
     /// of phrases their share.
     fn kept(&self, _: usize, _: Precision) -> usize {
         let (q, kv) = (self.n_heads * self.d_head, self.n_kv_heads * self.d_head);
-        2 * q + self.n_heads * 9 + 6 * kv * 4 + (8 * q + 12 * kv).div_ceil(self.edges.phrase)
+        6 * q + self.n_heads * 10 + 6 * kv * 4 + (8 * q + 12 * kv).div_ceil(self.edges.phrase)
     }
 
     /// The gradients of keys and values that wait to be added up.
@@ -180,8 +182,8 @@ struct Graph {
     k: Linear,
     v: Linear,
     o: Linear,
-    /// How much a token's edges of each relation count.
-    prefer: Linear,
+    /// How much of each relation counts for each head.
+    gate: Linear,
     phrase_norm: Norm,
     phrase_q: Linear,
     phrase_k: Linear,
@@ -204,55 +206,34 @@ impl Graph {
         cupola_ops::rope(x, &self.angles.upto(end), positions, n_heads)
     }
 
-    /// What comes in over edges, `[targets, H·dh]`: q `[targets, H·dh]`, placed already, and the nodes of each kind of source; in
-    /// `prefer`, `[targets, H·4]`, what is added to the scores of each relation.
-    fn gather(
-        &self,
-        asked: Asked,
-        sources: &Sources,
-        of: impl Fn(Relation) -> Nodes,
-        precision: Precision,
-    ) -> Tensor<2> {
-        let (mut heads, Asked { mut q, prefer }) = (self.heads(), asked);
-        let (mut keys, mut values) = (vec![], vec![]);
-        for group in sources.groups.iter().filter(|group| !group.rows.is_empty()) {
-            let picked = of(group.relation).map(|x| pick(x, &group.rows));
-            let [k, v] = self.relations[group.relation as usize].apply(picked);
-            let k = self.placed(k, &group.positions, heads.n_kv_heads);
-            keys.push(if prefer.is_some() { self.marked(k, group.relation) } else { k });
-            values.push(v);
-        }
-        if keys.is_empty() {
+    /// What comes in over the edges of a relation, `[targets, H·dh]`: q `[targets, H·dh]`, placed already, and the nodes that edges
+    /// may come from; zero where none does.
+    fn gather(&self, q: Tensor<2>, sources: &Sources, of: impl Fn() -> Nodes, precision: Precision) -> Tensor<2> {
+        if sources.rows.is_empty() {
             return q.zeros_like();
         }
-        if let Some(prefer) = prefer {
-            q = beside(q, prefer, heads.n_heads);
-            heads.d_head += Relation::INTO_TOKENS;
-        }
-        let [k, v] = [keys, values].map(|parts| Tensor::cat(parts, 0));
-        cupola_ops::attention_listed([q, k, v], heads, &sources.lists, precision)
+        let [k, v] = self.relations[sources.relation as usize].apply(of().map(|x| pick(x, &sources.rows)));
+        let k = self.placed(k, &sources.positions, self.spec.n_kv_heads);
+        cupola_ops::attention_listed([q, k, v], self.heads(), &sources.lists, precision)
     }
 
-    /// Keys with further numbers, of which that of their relation lets a token's preference into the score as it is.
-    fn marked(&self, k: Tensor<2>, relation: Relation) -> Tensor<2> {
-        let (rows, heads) = (k.dims()[0], self.spec.n_kv_heads);
-        let whole = ((self.spec.d_head + Relation::INTO_TOKENS) as f32).sqrt();
-        let own = |i: usize| if i % Relation::INTO_TOKENS == relation as usize { whole } else { 0.0 };
-        let marks = (0..rows * heads * Relation::INTO_TOKENS).map(own).collect();
-        let marks = cupola_ops::from_vec(marks, [rows, heads * Relation::INTO_TOKENS], &k.device());
-        beside(k, marks, heads)
+    /// Each head of x `[N, H·dh]` times its gate; gates `[N, H]`.
+    fn gated(&self, x: Tensor<2>, gates: Tensor<2>) -> Tensor<2> {
+        let [rows, width] = x.dims();
+        let heads = x.reshape([rows * self.spec.n_heads, self.spec.d_head]);
+        (heads * gates.reshape([rows * self.spec.n_heads, 1])).reshape([rows, width])
     }
 
     /// The keys and values of the phrases that end among the new tokens: as other phrases see them, and as tokens do.
     fn phrases(&self, q: &Tensor<2>, tokens: &Nodes, edges: &Edges, past: &Past, precision: Precision) -> [Nodes; 2] {
         let seen = |x: &Tensor<2>| [self.phrase_k.forward(x.clone()), self.phrase_v.forward(x.clone())];
         let asked = pick(q.clone(), &edges.closing);
-        let own = self.gather(Asked::plain(asked), &edges.members, |_| tokens.clone(), precision); // [P, H·dh]
+        let own = self.gather(asked, &edges.members, || tokens.clone(), precision); // [P, H·dh]
         let own = self.phrase_norm.forward(own);
         let plain = seen(&own);
         let all = past.phrases(false, Some(&plain), &q.device());
         let asked = self.placed(self.phrase_q.forward(own.clone()), &edges.closing_positions, self.spec.n_heads);
-        let before = self.gather(Asked::plain(asked), &edges.earlier, |_| all.clone(), precision);
+        let before = self.gather(asked, &edges.earlier, || all.clone(), precision);
         [plain, seen(&self.phrase_norm.forward(own + before))]
     }
 
@@ -268,30 +249,17 @@ impl Graph {
             Relation::Phrase => past.phrases(true, phrases.as_ref().map(|[_, seen]| seen), &device),
             _ => tokens.clone(),
         };
-        let asked = Asked { q, prefer: Some(self.prefer.forward(x)) };
-        let mixed = self.gather(asked, &edges.tokens, of, precision);
+        let gates = sigmoid(self.gate.forward(x)); // [N, 3·H]
+        let [previous, others @ ..] = &edges.tokens;
+        let mut mixed = self.gather(q.clone(), previous, || tokens.clone(), precision);
+        for (i, sources) in others.iter().enumerate() {
+            let gates = gates.clone().narrow(1, i * self.spec.n_heads, self.spec.n_heads);
+            let come_in = self.gather(q.clone(), sources, || of(sources.relation), precision);
+            mixed = mixed + self.gated(come_in, gates);
+        }
         past.add(&new, phrases.as_ref());
         mixed
     }
-}
-
-/// What targets ask with.
-struct Asked {
-    q: Tensor<2>,
-    prefer: Option<Tensor<2>>,
-}
-
-impl Asked {
-    fn plain(q: Tensor<2>) -> Self {
-        Self { q, prefer: None }
-    }
-}
-
-/// Each head's numbers of x `[N, heads · a]` with those of y `[N, heads · b]` after them.
-fn beside(x: Tensor<2>, y: Tensor<2>, heads: usize) -> Tensor<2> {
-    let (rows, a, b) = (x.dims()[0], x.dims()[1] / heads, y.dims()[1] / heads);
-    let both = vec![x.reshape([rows * heads, a]), y.reshape([rows * heads, b])];
-    Tensor::cat(both, 1).reshape([rows, heads * (a + b)])
 }
 
 /// Rows of x; x itself where they are all of its rows.
@@ -304,7 +272,7 @@ impl Module for Graph {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
         let phrases = [&mut self.phrase_q, &mut self.phrase_k, &mut self.phrase_v];
         let linears = [&mut self.q, &mut self.k, &mut self.v, &mut self.o].into_iter().chain(phrases);
-        out.extend(linears.chain([&mut self.prefer]).map(Piece::Linear));
+        out.extend(linears.chain([&mut self.gate]).map(Piece::Linear));
         self.phrase_norm.pieces(out);
         for Mapping { key_scale, key_shift, value_scale, value_shift } in &mut self.relations {
             let vectors = [key_scale, key_shift, value_scale, value_shift];
