@@ -40,7 +40,10 @@ impl KeyLists {
         let before = self.keys.len() as u32;
         self.keys.extend(keys);
         let end = self.keys.len() as u32;
-        (self.lo.push(0), self.hi.push(end - before), self.ends.push(end), self.queries.push(1));
+        self.lo.push(0);
+        self.hi.push(end - before);
+        self.ends.push(end);
+        self.queries.push(1);
     }
 
     /// Queries of all blocks.

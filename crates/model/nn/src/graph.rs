@@ -104,7 +104,9 @@ impl LayerKind for GraphSpec {
         // A phrase asks once; its key and value are made once for phrases and once for tokens.
         let once = Use::Share(1.0 / self.edges.phrase as f64);
         let twice = Use::Share(2.0 / self.edges.phrase as f64);
-        let relations = Relation::NAMES.map(|name| Mapping::build(&mut scope.at(name), kv));
+        // What a token gathers besides what is previous is nothing at first, and comes in as far as it helps.
+        let fresh = |name: &str| if ["same", "follows", "phrase"].contains(&name) { 0.0 } else { 1.0 };
+        let relations = Relation::NAMES.map(|name| Mapping::build(&mut scope.at(name), kv, fresh(name)));
         Ok(Box::new(Graph {
             q: scope.linear("q", [q, d_model], false)?,
             k: scope.linear("k", [kv, d_model], false)?,
@@ -158,11 +160,12 @@ struct Mapping {
 }
 
 impl Mapping {
-    fn build(scope: &mut Scope<'_>, width: usize) -> Result<Self> {
+    /// Fresh values are multiplied by `value_scale`.
+    fn build(scope: &mut Scope<'_>, width: usize, value_scale: f32) -> Result<Self> {
         Ok(Self {
             key_scale: scope.param("key_scale", [width], Init::Fill(1.0))?,
             key_shift: scope.param("key_shift", [width], Init::Fill(0.0))?,
-            value_scale: scope.param("value_scale", [width], Init::Fill(1.0))?,
+            value_scale: scope.param("value_scale", [width], Init::Fill(value_scale))?,
             value_shift: scope.param("value_shift", [width], Init::Fill(0.0))?,
         })
     }
