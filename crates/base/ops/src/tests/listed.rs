@@ -13,7 +13,7 @@ fn lists(keys: u32) -> Arc<KeyLists> {
     lists.push_one([0, keys - 1]);
     lists.push((0..keys).rev(), (0..20).map(|i| i % 3..(i + 4).min(keys)));
     lists.push([], [0..0, 0..0]);
-    lists.push((0..2 * keys).map(|e| e / 2), (0..3).map(|i| i..keys + i));
+    lists.push((0..2 * keys).map(|e| e / 2), (0..3).map(|i| i..(keys + i).min(2 * keys)));
     lists.push_one([]);
     Arc::new(lists)
 }
