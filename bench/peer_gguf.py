@@ -69,6 +69,7 @@ def fill(batch, ids):
 
 
 def encode(model, ids):
+    model._ctx.kv_cache_clear()
     batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
     fill(batch, ids)
     assert llama_cpp.llama_encode(model._ctx.ctx, batch) == 0

@@ -91,7 +91,7 @@ fn cases() -> Vec<Case> {
         })
     };
     let far = || json!({"relative_attention_max_distance": 128});
-    let prompt: Vec<u32> = vec![5, 17, 42, 8, 77, 23, 64];
+    let prompt: Vec<u32> = vec![5, 17, 32, 8, 37, 23, 14];
     let case = |name, dir, atol| Case { name, dir, atol, prompt: prompt.clone(), context: 512 };
     let longer: Vec<u32> = (0..20).map(|i| 5 + i * 37 % 90).collect();
     vec![

@@ -137,7 +137,8 @@ fn write_roberta(export: &mut Export<'_>) -> Result<()> {
 
 fn write_distilbert(export: &mut Export<'_>) -> Result<()> {
     export.set("attention.layer_norm_epsilon", 1e-12f32);
-    export.metadata.set("tokenizer.ggml.token_type_count", 0u32);
+    // None is not allowed, but the table may be absent.
+    export.metadata.set("tokenizer.ggml.token_type_count", 1u32);
     write_encoder(export);
     Ok(())
 }
