@@ -3,7 +3,7 @@
 
 use crate::{
     Activation, AttentionGrads, AttentionSaved, AttentionShape, Dropout, IGNORE, LinearLoss, Mat, Norm, NormGrads,
-    NormSaved, NormStats, Q8, RopeTable, Spans, philox,
+    NormSaved, NormStats, Q8, Rope, Spans, philox,
 };
 
 mod experts;
@@ -192,7 +192,8 @@ pub fn norm_backward(norm: &Norm, saved: &NormSaved, dy: &[f32], d_sum: Option<&
 }
 
 /// See [`crate::rope`].
-pub fn rope(x: &mut [f32], positions: &[u32], table: &RopeTable, n_heads: usize, d_head: usize, inverse: bool) {
+pub fn rope(x: &mut [f32], how: &Rope) {
+    let Rope { positions, table, n_heads, d_head, inverse } = *how;
     let half = table.rotary_dim / 2;
     for (n, &pos) in positions.iter().enumerate() {
         for h in 0..n_heads {

@@ -1,8 +1,7 @@
 //! What packed panels hold: 32-bit floats, or 16-bit numbers of half the size.
 //!
-//! Every format has the same layout in 32-bit words: a *step* of a panel is one word per row of `a`, or two or four
-//! vectors of words of `b`. What a word means differs: one float; two neighbours in `k` as bfloat16; a float16 number
-//! twice (`a`) or two neighbouring columns (`b`).
+//! Every format's layout is told in 32-bit words. A *step* of a panel is a word for each row of `a` or column of `b`,
+//! one float or two neighbours in `k` as bfloat16; in float16 it is half a word, so that neighbouring lanes share one.
 
 use super::tile;
 #[cfg(target_arch = "x86_64")]
@@ -132,8 +131,8 @@ impl Format {
         if self == Format::Bf16 { k.div_ceil(2) } else { k }
     }
 
-    /// Words of one step of a panel of `width` lanes.
-    pub fn step_words(self, side: Side, width: usize) -> usize {
-        if self == Format::F16 && side == Side::B { width / 2 } else { width }
+    /// Words of one step of a panel of `width` lanes, an even number.
+    pub fn step_words(self, width: usize) -> usize {
+        if self == Format::F16 { width / 2 } else { width }
     }
 }

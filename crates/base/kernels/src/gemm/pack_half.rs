@@ -1,39 +1,38 @@
 //! From packed 32-bit floats to the panels of the other formats.
 
-use super::format::{Format, Side};
+use super::format::Format;
 use super::pack::Lanes;
 use std::arch::x86_64::*;
 
-/// Converts `steps`' worth of a panel of `width` lanes by `k` floats into words; gives the scale that the panel's
-/// numbers are to be multiplied with (1 but in float16).
+/// Converts a panel of `width` lanes by `k` floats into words; gives the scale that the panel's numbers are to be
+/// multiplied with (1 but in float16).
 ///
 /// # Safety
-/// The CPU must have AVX-512 F and BW and the format's instructions.
-pub unsafe fn convert(from: &[f32], to: &mut [f32], width: usize, format: Format, side: Side) -> f32 {
-    let words = format.steps(from.len() / width) * format.step_words(side, width);
+/// The CPU must have AVX-512 F, BW and VL and the format's instructions.
+pub unsafe fn convert(from: &[f32], to: &mut [f32], width: usize, format: Format) -> f32 {
+    let words = format.steps(from.len() / width) * format.step_words(width);
     assert!(to.len() >= words, "convert: {} words do not hold {words}", to.len());
     // SAFETY: the instructions are the caller's promise, `to` was checked.
     unsafe {
-        match (format, side) {
-            (Format::Bf16, _) => pairs(from, to.as_mut_ptr().cast(), width),
-            (Format::F16, Side::A) => {
+        match format {
+            Format::Bf16 => pairs(from, to.as_mut_ptr().cast(), width),
+            Format::F16 => {
                 let (up, down) = scales(largest(from));
-                doubled(from, to.as_mut_ptr().cast(), up);
+                keep_halves(from, to.as_mut_ptr().cast(), up);
                 return down;
             }
-            (Format::F16, Side::B) => return halves(from, to.as_mut_ptr().cast()),
-            (Format::F32 | Format::Rounded(_), _) => unreachable!("{format:?} panels hold 32-bit floats"),
+            Format::F32 | Format::Rounded(_) => unreachable!("{format:?} panels hold 32-bit floats"),
         }
     }
     1.0
 }
 
-/// Converts lanes of `k` neighbouring floats into rows of words, `stride` apart; gives their scale.
+/// Converts lanes of `k` neighbouring floats into rows of 16-bit numbers, `stride` words apart; gives their scale.
 ///
 /// # Safety
-/// The CPU must have AVX-512 F and BW and the format's instructions; the lanes must be readable for `k` elements.
+/// The CPU must have AVX-512 F, BW and VL and the format's instructions; the lanes must be readable for `k` elements.
 pub unsafe fn convert_rows(lanes: Lanes, k: usize, to: &mut [f32], stride: usize, format: Format) -> f32 {
-    assert!(to.len() >= lanes.count() * stride && format.steps(k) <= stride, "convert: {} words are too few", to.len());
+    assert!(to.len() >= lanes.count() * stride && k <= 2 * stride, "convert: {} words are too few", to.len());
     let rows = 0..lanes.count();
     // SAFETY: the caller's promise; each row's words end before the next row's.
     unsafe {
@@ -44,7 +43,7 @@ pub unsafe fn convert_rows(lanes: Lanes, k: usize, to: &mut [f32], stride: usize
             return 1.0;
         }
         let (up, down) = scales(rows.clone().map(|i| largest(row(i).0)).max().unwrap_or(0));
-        rows.map(row).for_each(|(from, to)| doubled(from, to, up));
+        rows.map(row).for_each(|(from, to)| keep_halves(from, to.cast(), up));
         down
     }
 }
@@ -61,7 +60,7 @@ pub unsafe fn convert_columns(
     lanes: Lanes,
     k: usize,
     (to, words): (*mut f32, usize),
-    (width, side): (usize, Side),
+    width: usize,
     format: Format,
 ) -> [f32; GROUP] {
     assert!(lanes.are_columns() && lanes.count() <= GROUP);
@@ -78,10 +77,7 @@ pub unsafe fn convert_columns(
             }
             let (up, down) = scales(largest[first..first + lanes.count()].iter().copied().max().unwrap_or(0));
             found[panel] = down;
-            match side {
-                Side::A => columns_doubled(lanes, k, (to, width), up),
-                Side::B => columns_halved(lanes, k, to.cast(), up),
-            }
+            columns_halved(lanes, k, (to.cast(), width), up);
         }
     }
     found
@@ -114,33 +110,19 @@ unsafe fn largest_of_columns(lanes: Lanes, k: usize) -> [u32; GROUP] {
     found
 }
 
-/// A panel of up to 16 lanes, each number, times `up`, twice in a word.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn columns_doubled(lanes: Lanes, k: usize, (to, width): (*mut u32, usize), up: f32) {
-    let (factor, from, all) = (_mm512_set1_ps(up), mask(lanes.count(), 0), mask(width, 0));
-    for p in 0..k {
-        // SAFETY: the masked lanes are readable at step `p`, a word for each of `width` is writable.
-        unsafe {
-            let x = _mm512_mul_ps(_mm512_maskz_loadu_ps(from, lanes.step(p)), factor);
-            let half = _mm512_cvtepu16_epi32(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x));
-            let word = _mm512_or_si512(half, _mm512_slli_epi32::<16>(half));
-            _mm512_mask_storeu_epi32(to.add(p * width).cast(), all, word);
-        }
-    }
-}
-
-/// A panel of up to [`GROUP`] lanes, neighbours side by side.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn columns_halved(lanes: Lanes, k: usize, to: *mut u16, up: f32) {
+/// A panel of up to [`GROUP`] lanes, neighbours side by side, each number times `up`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn columns_halved(lanes: Lanes, k: usize, (to, width): (*mut u16, usize), up: f32) {
     let factor = _mm512_set1_ps(up);
-    let masks: [u16; GROUP / 16] = [0, 16, 32, 48].map(|from| mask(lanes.count(), from));
+    let vectors = width.div_ceil(16);
+    let masks: [[u16; 2]; GROUP / 16] = [0, 16, 32, 48].map(|from| [mask(lanes.count(), from), mask(width, from)]);
     for p in 0..k {
-        for v in 0..GROUP / 16 {
-            // SAFETY: the masked lanes are readable at step `p`, and `GROUP` halves are writable for each step.
+        for (v, [from, all]) in masks.into_iter().enumerate().take(vectors) {
+            // SAFETY: the masked lanes are readable at step `p`, and `width` halves are writable for each step.
             unsafe {
-                let x = _mm512_maskz_loadu_ps(masks[v], lanes.step(p).wrapping_add(16 * v));
+                let x = _mm512_maskz_loadu_ps(from, lanes.step(p).wrapping_add(16 * v));
                 let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_mul_ps(x, factor));
-                _mm256_storeu_si256(to.add(p * GROUP + 16 * v).cast(), half);
+                _mm256_mask_storeu_epi16(to.add(p * width + 16 * v).cast(), all, half);
             }
         }
     }

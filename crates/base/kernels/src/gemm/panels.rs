@@ -11,7 +11,6 @@ use crate::simd::{self, Level};
 pub(crate) struct Panels {
     pub level: Level,
     pub format: Format,
-    side: Side,
     pub k: usize,
     /// The length of a block of `k`, a function of `k` alone.
     pub kc: usize,
@@ -34,7 +33,7 @@ impl Panels {
     pub fn new(level: Level, format: Format, side: Side, k: usize) -> Self {
         let (mr, nr) = format.tile(level);
         let width = if side == Side::A { mr } else { nr };
-        Panels { level, format, side, k, kc: k_block(k), width, in_rows: false }
+        Panels { level, format, k, kc: k_block(k), width, in_rows: false }
     }
 
     /// The layout of rows of `a` in one block of `k`; `contiguous` where a row's numbers are neighbours.
@@ -45,7 +44,7 @@ impl Panels {
 
     /// Words from row to row of a panel that lies row by row: a line more than needed, against conflicts in the cache.
     pub fn stride(&self) -> Option<usize> {
-        self.in_rows.then(|| self.format.steps(self.k).next_multiple_of(16) + 16)
+        self.in_rows.then(|| self.k.div_ceil(2).next_multiple_of(16) + 16)
     }
 
     fn scaled(&self) -> bool {
@@ -60,14 +59,19 @@ impl Panels {
 
     /// Where block `block` of `k` begins in a panel.
     pub fn block_at(&self, block: usize) -> usize {
-        block * self.format.steps(self.kc) * self.format.step_words(self.side, self.width)
+        block * self.block_words(self.width)
+    }
+
+    /// Words of a block of `k` in the panels of `lanes` lanes.
+    pub fn block_words(&self, lanes: usize) -> usize {
+        lanes.div_ceil(self.width) * self.format.steps(self.kc) * self.format.step_words(self.width)
     }
 
     /// Where the scale of block `block` of `k` stands in a panel.
     pub fn scale_at(&self, block: usize) -> usize {
         let words = match self.stride() {
             Some(stride) => self.width * stride,
-            None => self.format.steps(self.k) * self.format.step_words(self.side, self.width),
+            None => self.format.steps(self.k) * self.format.step_words(self.width),
         };
         words.next_multiple_of(16) + block
     }
@@ -135,7 +139,7 @@ impl Panels {
                 // SAFETY: the lanes are the caller's promise; the format exists only where the CPU has its instructions.
                 let scale = unsafe {
                     pack_panels(self.level, lanes.from(p0), kb, floats, self.width);
-                    super::pack_half::convert(floats, &mut to[at..], self.width, self.format, self.side)
+                    super::pack_half::convert(floats, &mut to[at..], self.width, self.format)
                 };
                 if self.scaled() {
                     to[self.scale_at(block)] = scale;
@@ -153,8 +157,7 @@ impl Panels {
         // where the CPU has its instructions.
         unsafe {
             let at = (to.ptr.add(self.block_at(block)), self.words());
-            let side = (self.width, self.side);
-            let scales = super::pack_half::convert_columns(lanes.from(p0), kb, at, side, self.format);
+            let scales = super::pack_half::convert_columns(lanes.from(p0), kb, at, self.width, self.format);
             if self.scaled() {
                 for panel in 0..lanes.count().div_ceil(self.width) {
                     *to.ptr.add(panel * self.words() + self.scale_at(block)) = scales[panel];

@@ -21,6 +21,8 @@ mod experts;
 mod ffn;
 #[path = "../gemm.rs"]
 mod gemm;
+#[path = "../linear.rs"]
+mod linear;
 #[path = "../losses.rs"]
 mod losses;
 #[path = "../norm.rs"]
