@@ -13,6 +13,7 @@ mod experts;
 mod ffn;
 mod gemm;
 mod linear;
+mod listed;
 mod loss;
 mod map;
 mod memory;
@@ -44,6 +45,9 @@ pub use ffn::{
 };
 pub use gemm::{Each, How, Mat, PackedB, Precision, matmul, matmul_each, matmul_packed, matmul_sum, matmul_with};
 pub use linear::{linear_each, linear_each_input_grad, linear_each_weight_grads};
+pub use listed::{
+    KeyLists, ListedGrads, ListedSaved, ListedShape, listed_attention_backward, listed_attention_forward,
+};
 pub use loss::{
     IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward, loss_packs, loss_rows,
 };

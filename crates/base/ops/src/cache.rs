@@ -1,11 +1,12 @@
 //! Attention with a key-value cache, for generation.
 
 use burn::tensor::Tensor;
-use cupola_kernels::{AttentionShape, Spans, attention_forward};
+use cupola_kernels::{AttentionShape, Precision, Spans, attention_forward, listed_attention_forward};
 use rayon::prelude::*;
 
 use crate::attention::{AttentionOptions, Heads};
 use crate::host::{erase, flex, slice};
+use crate::listed::KeyLists;
 use crate::mask::Mask;
 
 /// One layer's keys and values of one sequence.
@@ -93,6 +94,43 @@ pub fn attention_cached_biased(
     bias: StepBias<'_>,
 ) -> Tensor<2> {
     composed(qkv, heads, options, None, spans, Some(bias))
+}
+
+/// What the last `rows` of `total` rows of a sequence attend.
+pub type StepLists<'a> = &'a dyn Fn(usize, usize) -> KeyLists;
+
+/// [`attention_cached`] where the new rows attend the rows that `lists` names, counted from the sequence's first; only those
+/// are read. See [`crate::attention_listed`].
+pub fn attention_cached_listed(
+    [q, k, v]: [Tensor<2>; 3],
+    heads: Heads,
+    precision: Precision,
+    spans: &mut [Span<'_>],
+    lists: StepLists<'_>,
+) -> Tensor<2> {
+    let (device, host) = (q.device(), crate::is_host(&q.device()));
+    let widths = [heads.d_head, v.dims()[1] / heads.n_kv_heads];
+    let (mut at, mut outs) = (0, Vec::with_capacity(spans.len()));
+    for span in spans.iter_mut() {
+        let [q, k, v] = [&q, &k, &v].map(|x| x.clone().narrow(0, at, span.rows));
+        at += span.rows;
+        if !host {
+            let (k, v) = span.cache.extend(k, v);
+            let lists = lists(span.rows, k.dims()[0]);
+            outs.push(crate::listed::composed([q, k, v], heads, &lists));
+            continue;
+        }
+        crate::read(k, |k| span.cache.host_k.extend_from_slice(k));
+        crate::read(v, |v| span.cache.host_v.extend_from_slice(v));
+        let lists = lists(span.rows, span.cache.host_k.len() / (heads.n_kv_heads * widths[0]));
+        let shape = crate::listed::shape(heads, widths[1], precision);
+        let mut out = vec![0.0; span.rows * heads.n_heads * widths[1]];
+        let mut lse = vec![0.0; span.rows * heads.n_heads];
+        let (k, v) = (&span.cache.host_k, &span.cache.host_v);
+        crate::read(q, |q| listed_attention_forward([q, k, v], &mut out, &mut lse, &shape, &lists.slices()));
+        outs.push(crate::from_vec(out, [span.rows, heads.n_heads * widths[1]], &device));
+    }
+    Tensor::cat(outs, 0)
 }
 
 impl LayerCache {

@@ -14,6 +14,7 @@ mod experts;
 mod ffn;
 mod host;
 mod linear;
+mod listed;
 mod loss;
 mod mask;
 mod norm;
@@ -29,7 +30,9 @@ mod tests;
 pub use access::{from_vec, into_vec, read, scalar, to_vec, update};
 pub use activation::{Activation, activation, gated};
 pub use attention::{AttentionOptions, Heads, alibi_slopes, attention, attention_biased, attention_with};
-pub use cache::{LayerCache, Span, StepBias, attention_cached, attention_cached_biased, cached_rows};
+pub use cache::{
+    LayerCache, Span, StepBias, attention_cached, attention_cached_biased, attention_cached_listed, cached_rows,
+};
 pub use cupola_kernels::{ExpertOrder, RecurrentKind, Scores};
 pub use cupola_kernels::{Precision, feed_forward_kept, feed_forward_rows, loss_packs, loss_rows};
 pub use device::{NAMES as DEVICES, is_host, open};
@@ -42,6 +45,7 @@ pub use experts::{ExpertWeights, combine, experts_gated, grouped_linear, permute
 pub use ffn::{LinearTensors, feed_forward};
 pub use host::erase as unranked;
 pub use linear::{linear, linear_three};
+pub use listed::{KeyLists, attention_listed};
 pub use loss::{IGNORE, LossForm, linear_cross_entropy, linear_nll};
 pub use mask::Mask;
 pub use norm::{add_layer_norm, add_rms_norm, layer_norm, rms_norm};

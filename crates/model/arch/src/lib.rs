@@ -4,6 +4,8 @@ mod adapter;
 mod albert;
 mod bart;
 mod bert;
+mod block_sparse;
+mod block_sparse_encoder;
 mod bloom;
 mod config;
 mod deepseek_v3;
@@ -16,6 +18,7 @@ mod gemma2;
 mod gemma3;
 mod gpt2;
 mod gpt_neox;
+mod graph;
 mod jamba;
 mod led;
 mod likeness;
@@ -103,4 +106,7 @@ pub const ALL: &[&dyn Family] = &[
     &led::Led,
     &pegasus::Pegasus,
     &mps::Mps,
+    &block_sparse::BlockSparse,
+    &block_sparse_encoder::BlockSparseEncoder,
+    &graph::Graph,
 ];

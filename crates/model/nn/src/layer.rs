@@ -130,6 +130,8 @@ pub struct Pass<'a, 'b> {
     pub memory: Option<Memory>,
     /// The stack's relative positions.
     pub(crate) relative: Option<Relative>,
+    /// The new tokens' ids, `[N]`, where sequences are continued; a batch has its own.
+    pub ids: Arc<[u32]>,
     /// Which layer of the whole model runs.
     pub slot: usize,
     /// What layers add to the loss, `[1]` each, weighted already.
@@ -146,8 +148,8 @@ impl<'a, 'b> Pass<'a, 'b> {
     /// A pass that knows nothing but this.
     pub(crate) fn new(positions: Arc<[u32]>, reach: Reach<'a, 'b>, precision: Precision) -> Self {
         let (memory, relative, embedded) = (None, None, None);
-        let (extra, shared, routing) = (vec![], vec![], vec![]);
-        Self { positions, reach, precision, memory, relative, slot: 0, extra, embedded, shared, routing }
+        let (extra, shared, routing, ids) = (vec![], vec![], vec![], Arc::new([]));
+        Self { positions, reach, precision, memory, relative, ids, slot: 0, extra, embedded, shared, routing }
     }
 }
 

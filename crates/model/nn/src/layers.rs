@@ -1,11 +1,13 @@
 //! The list of layers that blocks are made of.
 
 use crate::attention::AttentionSpec;
+use crate::block_sparse::BlockSparseSpec;
 use crate::cell::CellSpec;
 use crate::cross_attention::CrossAttentionSpec;
 use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
 use crate::global_attention::GlobalAttentionSpec;
+use crate::graph::GraphSpec;
 use crate::griffin::GriffinSpec;
 use crate::hybrid::HybridSpec;
 use crate::latent_attention::LatentAttentionSpec;
@@ -73,4 +75,8 @@ layers! {
     LatentAttention(LatentAttentionSpec),
     /// A layer whose weights are tensor trains.
     Factored(FactoredSpec),
+    /// Attention to blocks that are near, global or drawn.
+    BlockSparse(BlockSparseSpec),
+    /// Attention over a graph of tokens and phrases.
+    Graph(GraphSpec),
 }

@@ -202,19 +202,37 @@ impl<'a> Scope<'a> {
         self.linear_of(part, shape, bias, Init::Residual)
     }
 
+    /// A linear layer without a bias that not every token passes once.
+    ///
+    /// # Errors
+    /// As [`Self::param`].
+    pub fn linear_for(&mut self, part: &str, shape: [usize; 2], purpose: Use) -> Result<Linear> {
+        self.linear_with(part, shape, false, (Init::Normal, purpose))
+    }
+
     /// A linear layer whose fresh weight is filled otherwise.
     ///
     /// # Errors
     /// As [`Self::param`].
     pub fn linear_of(&mut self, part: &str, shape: [usize; 2], bias: bool, init: Init<'_>) -> Result<Linear> {
+        self.linear_with(part, shape, bias, (init, Use::Product))
+    }
+
+    fn linear_with(
+        &mut self,
+        part: &str,
+        shape: [usize; 2],
+        bias: bool,
+        (init, purpose): (Init<'_>, Use),
+    ) -> Result<Linear> {
         let mut here = self.at(part);
         let name = here.name("weight");
-        let want = Want { name: &name, shape: &shape, init, purpose: Use::Product };
+        let want = Want { name: &name, shape: &shape, init, purpose };
         let weight = match here.train {
             Some(train) => Weight::Train(TensorTrain::build(&mut here, train, shape, init)?),
             None => match here.source.quantized(&want)? {
                 Some(weight) => weight,
-                None => Weight::Dense(here.param_for("weight", shape, init, Use::Product)?),
+                None => Weight::Dense(here.param_for("weight", shape, init, purpose)?),
             },
         };
         let bias = bias.then(|| here.param("bias", [shape[0]], Init::Fill(0.0))).transpose()?;

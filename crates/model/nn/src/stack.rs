@@ -191,7 +191,9 @@ impl Stack {
     pub(crate) fn step_of(&self, table: Tensor<2>, ids: &Arc<[u32]>, steps: &mut [Step<'_>]) -> Tensor<2> {
         let positions = steps.iter().flat_map(|s| s.cache.len as u32..(s.cache.len + s.rows) as u32).collect();
         let x = self.embedding.forward_of(table, ids, &positions, None);
-        let hidden = self.run(x, &mut self.pass(&positions, Reach::Caches(steps)), |_| {});
+        let mut pass = self.pass(&positions, Reach::Caches(steps));
+        pass.ids = Arc::clone(ids);
+        let hidden = self.run(x, &mut pass, |_| {});
         for step in steps {
             step.cache.len += step.rows;
         }

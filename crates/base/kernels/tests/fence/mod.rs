@@ -23,6 +23,8 @@ mod ffn;
 mod gemm;
 #[path = "../linear.rs"]
 mod linear;
+#[path = "../listed.rs"]
+mod listed;
 #[path = "../losses.rs"]
 mod losses;
 #[path = "../norm.rs"]
