@@ -20,6 +20,7 @@ mod jamba;
 mod led;
 mod likeness;
 mod llama;
+mod logic;
 mod longformer;
 mod mamba;
 mod mamba2;
@@ -103,4 +104,5 @@ pub const ALL: &[&dyn Family] = &[
     &led::Led,
     &pegasus::Pegasus,
     &mps::Mps,
+    &logic::Logic,
 ];

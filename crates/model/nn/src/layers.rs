@@ -10,6 +10,7 @@ use crate::griffin::GriffinSpec;
 use crate::hybrid::HybridSpec;
 use crate::latent_attention::LatentAttentionSpec;
 use crate::layer::LayerKind;
+use crate::logic::LogicSpec;
 use crate::mamba::MambaSpec;
 use crate::mamba2::Mamba2Spec;
 use crate::rwkv::{ChannelMixSpec, TimeMixSpec};
@@ -73,4 +74,6 @@ layers! {
     LatentAttention(LatentAttentionSpec),
     /// A layer whose weights are tensor trains.
     Factored(FactoredSpec),
+    /// A probabilistic logic program.
+    Logic(LogicSpec),
 }
