@@ -104,16 +104,21 @@ def seen(relations):
     return relations not in HELD_OUT
 
 
+def is_hard(relations):
+    return len(relations) > 1 or relations[0] in DERIVED
+
+
 def document(draw):
-    """A story with the answers to three questions: of one told relation, of a derived one or of two in a row."""
+    """A story with the answers to five questions: two of told relations, three of derived ones or of two in a row."""
     while True:
         story = Story(draw)
         world = story.world(draw)
         asked = list(story.askable([1, 2], seen))
-        hard = [q for q in asked if len(q[1]) > 1 or q[1][0] in DERIVED]
-        if len(hard) < 2:
+        hard = [q for q in asked if is_hard(q[1])]
+        easy = [q for q in asked if not is_hard(q[1])]
+        if len(hard) < 3:
             continue
-        chosen = draw.sample(hard, 2) + [draw.choice(asked)]
+        chosen = draw.sample(easy, 2) + draw.sample(hard, 3)
         draw.shuffle(chosen)
         return story.text + "".join(f"{question(who, r)} {walk(world, who, r)}." for who, r, _ in chosen)
 
@@ -138,9 +143,9 @@ def write(name, records):
 if __name__ == "__main__":
     write("stories.jsonl.gz", ({"text": document(draw)} for draw in [random.Random(1)] for _ in range(STORIES)))
     draw = random.Random(2)
-    hard = lambda r: len(r) > 1 or r[0] in DERIVED
-    write("seen.jsonl", items(draw, [1, 2], lambda r: seen(r) and hard(r)))
+    write("told.jsonl", items(draw, [1], lambda r: not is_hard(r)))
+    write("seen.jsonl", items(draw, [1, 2], lambda r: seen(r) and is_hard(r)))
     write("unseen.jsonl", items(draw, [2], lambda r: r in HELD_OUT))
     write("three.jsonl", items(draw, [3], lambda r: True))
     write("four.jsonl", items(draw, [4], lambda r: True))
-    write("hedged.jsonl", items(draw, [1, 2], lambda r: seen(r), hedged=True))
+    write("hedged.jsonl", items(draw, [1, 2], seen, hedged=True))

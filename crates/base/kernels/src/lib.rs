@@ -12,6 +12,7 @@ mod embedding;
 mod experts;
 mod ffn;
 mod gemm;
+mod logic;
 mod loss;
 mod map;
 mod memory;
@@ -42,6 +43,7 @@ pub use ffn::{
     feed_forward_backward, feed_forward_kept, feed_forward_rows,
 };
 pub use gemm::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with};
+pub use logic::{LogicGrads, LogicScan, logic_backward, logic_forward};
 pub use loss::{
     IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward, loss_packs, loss_rows,
 };

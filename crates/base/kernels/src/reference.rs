@@ -8,12 +8,14 @@ use crate::{
 
 mod experts;
 mod ffn;
+mod logic;
 mod optim;
 mod recurrent;
 mod scan;
 
 pub use experts::*;
 pub use ffn::*;
+pub use logic::logic;
 pub use optim::{adafactor_matrix, adafactor_vector, adamw, add_with_squares, lion, muon, sgd, sum_of_squares};
 pub use recurrent::*;
 pub use scan::*;

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use crate::*;
 
 mod experts;
+mod logic;
 mod recurrent;
 mod scan;
 

@@ -40,7 +40,7 @@ impl Family for Logic {
             }
         }
         let [constants, relations] = counts;
-        let place = config.count("logic_block", like.n_layers / 2)?;
+        let place = config.count("logic_block", 0)?;
         let mut blocks = vec![like.block(like.attention.clone()); like.n_layers];
         let Some(block) = blocks.get_mut(place) else {
             return Err(Error::failed(format!(
@@ -56,7 +56,7 @@ impl Family for Logic {
         let mut config = LlamaLike::fresh(sizes);
         config.insert("logic_constants".into(), json!(16));
         config.insert("logic_relations".into(), json!(8));
-        config.insert("logic_block".into(), json!(sizes.n_layers / 2));
+        config.insert("logic_block".into(), json!(0));
         config
     }
 
@@ -76,7 +76,7 @@ impl Family for Logic {
             ("layers.{}.logic.relations", "model.layers.{}.logic.relations"),
             ("layers.{}.logic.tells", "model.layers.{}.logic.tells"),
             ("layers.{}.logic.rules", "model.layers.{}.logic.rules"),
-            ("layers.{}.logic.output", "model.layers.{}.logic.output"),
+            ("layers.{}.logic.gain", "model.layers.{}.logic.gain"),
             ("layers.{}.ffn_norm", "model.layers.{}.post_attention_layernorm"),
             ("layers.{}.ffn.gate", "model.layers.{}.mlp.gate_proj"),
             ("layers.{}.ffn.up", "model.layers.{}.mlp.up_proj"),

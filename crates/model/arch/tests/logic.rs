@@ -48,7 +48,7 @@ fn lively(settings: Value) -> Model {
 fn variants() -> Vec<Model> {
     vec![
         lively(json!({})),
-        lively(json!({"logic_constants": 5, "logic_relations": 3, "logic_block": 0})),
+        lively(json!({"logic_constants": 5, "logic_relations": 3, "logic_block": 1})),
         lively(json!({"logic_constants": 2, "logic_relations": 1})),
         lively(json!({"logic_constants": 1, "logic_relations": 1})),
     ]
@@ -119,7 +119,7 @@ fn gradients_are_the_slopes_of_the_loss() {
             assert!(near, "{}: {want}, but the loss changes by {got}", names[i]);
         }
         let seen = |name: &str| names.iter().position(|n| n.ends_with(name)).unwrap();
-        for name in ["logic.acts.weight", "logic.names.weight", "logic.output.weight"] {
+        for name in ["logic.acts.weight", "logic.names.weight", "logic.gain"] {
             assert!(gradients[seen(name)].iter().any(|g| g.abs() > 1e-4), "{name} has no gradient");
         }
     }
@@ -239,8 +239,8 @@ fn settings_that_make_no_program_are_refused() {
         ("\"logic_constants\": 16", "\"logic_constants\": 0", "should be a positive number"),
         ("\"logic_relations\": 8", "\"logic_relations\": 33", "the most are 32"),
         ("\"logic_relations\": 8", "\"logic_relations\": null", "has no `logic_relations`"),
-        ("\"logic_block\": 1", "\"logic_block\": 2", "the model has 2 blocks, counted from 0"),
-        ("\"logic_block\": 1", "\"logic_block\": -1", "should be a whole number"),
+        ("\"logic_block\": 0", "\"logic_block\": 2", "the model has 2 blocks, counted from 0"),
+        ("\"logic_block\": 0", "\"logic_block\": -1", "should be a whole number"),
     ] {
         assert!(config.contains(old), "{config}");
         std::fs::write(dir.path().join("config.json"), config.replace(old, new)).unwrap();

@@ -6,8 +6,8 @@
 //! relation (`rel`), and whether it tells a fact (`tells`):
 //!
 //! ```prolog
-//! told(T,R,Y,X)  :- tells(T), goal(T-1,R,Y), named(T,X), X \= Y.
-//! told(T,R,Y,X)  :- told(T-1,R,Y,X), \+ (tells(T), goal(T-1,R,Y)).
+//! told(T,R,Y,X)  :- act(T,name), tells(T), goal(T-1,R,Y), named(T,X), X \= Y.
+//! told(T,R,Y,X)  :- told(T-1,R,Y,X), \+ (act(T,name), tells(T), goal(T-1,R,Y)).
 //! value(T,R,Z,X) :- told(T,R,Z,X).
 //! value(T,R,Z,X) :- \+ told(T,R,Z,_), rule(R,R1,R2), told(T,R2,Z,Y), told(T,R1,Y,X).
 //! term(T,X)      :- act(T,name), named(T,X).
@@ -24,16 +24,16 @@
 //! and no rule twice, and an approximation elsewhere.
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::{sigmoid, softmax};
+use burn::tensor::activation::sigmoid;
 use cupola_artifact::Result;
-use cupola_ops::{Precision, from_vec, into_vec};
+use cupola_ops::{LogicReading, Precision, from_vec, into_vec, softmax};
 
 use crate::layer::{Layer, LayerKind, Pass};
 use crate::linear::Linear;
 use crate::module::{Module, Piece};
 use crate::param::{Param, ParamMut};
 use crate::sequences::{Run, Scan, scanned};
-use crate::source::{Init, Scope};
+use crate::source::{Init, Scope, Use};
 
 /// What a token can do to the term: name a constant, apply a relation, or keep it.
 const ACTS: usize = 3;
@@ -59,9 +59,9 @@ impl LogicSpec {
         self.relations * self.relations + 1
     }
 
-    /// Facts that can be told.
-    fn facts(&self) -> usize {
-        self.relations * self.constants * self.constants
+    /// Numbers that are believed of a sequence.
+    fn beliefs(&self) -> usize {
+        cupola_ops::beliefs_len(self.constants, self.relations)
     }
 }
 
@@ -76,16 +76,17 @@ impl LayerKind for LogicSpec {
 
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let (s, r) = (self.constants, self.relations);
-        // Constants and relations are different things from the start: fresh scores deviate by 2 and by 1.
+        // Tokens name different constants and relations from the start: fresh scores deviate by 3 and by 2.
         let deviation = |score: f32| Init::Uniform(score * (3.0 / d_model as f32).sqrt());
         Ok(Box::new(Logic {
             spec: *self,
             acts: scope.linear("acts", [ACTS, d_model], true)?,
-            names: scope.linear_of("names", [s, d_model], true, deviation(2.0))?,
-            relations: scope.linear_of("relations", [r, d_model], true, deviation(1.0))?,
+            names: scope.linear_of("names", [s, d_model], true, deviation(3.0))?,
+            relations: scope.linear_of("relations", [r, d_model], true, deviation(2.0))?,
             tells: scope.linear("tells", [1, d_model], true)?,
             rules: scope.param("rules", [r, self.bodies()], Init::Fill(0.0))?,
-            output: scope.linear_out("output", [d_model, s], false)?,
+            // Behind the product of terms and names.
+            gain: scope.param_for("gain", [d_model], Init::Fill(0.1), Use::Share(s as f64))?,
         }))
     }
 
@@ -95,14 +96,13 @@ impl LayerKind for LogicSpec {
         4.0 * r * s * s + 2.0 * (r + 2.0) * r * s * s + 2.0 * r.powi(3) * s
     }
 
-    /// What each token does to all facts, and what the queries are asked with.
+    /// The input, all predicates with their scores, the beliefs after each token, and terms.
     fn kept(&self, d_model: usize, _: Precision) -> usize {
-        let (s, r) = (self.constants, self.relations);
-        d_model + 5 * self.facts() + s * s + 3 * r * r * s + 6 * (s + r)
+        d_model + 2 * (ACTS + self.constants + self.relations + 1) + self.beliefs() + self.constants
     }
 
     fn remembered(&self, _: usize, _: usize) -> usize {
-        self.facts() + self.constants * (self.relations + 1)
+        self.beliefs()
     }
 }
 
@@ -138,32 +138,8 @@ struct Logic {
     /// `[R, R·R + 1]`: for each relation the scores of the bodies, first by the step that is taken first, then by the other;
     /// the last is for none.
     rules: Param<2>,
-    output: Linear,
-}
-
-/// What the neural predicates say of the tokens.
-struct Reading {
-    /// How likely each names each constant, and does so for the term: `[B, T, S]` both.
-    named: Tensor<3>,
-    renamed: Tensor<3>,
-    /// How likely it keeps the term: `[B, T, 1]`.
-    keeps: Tensor<3>,
-    /// How likely it applies each relation: `[B, T, R]`.
-    applies: Tensor<3>,
-    /// How likely it applies none: `[B, T, 1]`.
-    stays: Tensor<3>,
-    /// How likely it tells a fact: `[B, T, 1]`.
-    tells: Tensor<3>,
-}
-
-/// What is believed after a token.
-struct Beliefs {
-    /// `[B, S, R, S]`: that the value (first) of a relation for a constant (last) is told.
-    told: Tensor<4>,
-    /// `[B, S]`: which constant is spoken of.
-    term: Tensor<2>,
-    /// `[B, R, S]`: which value is spoken of.
-    goal: Tensor<3>,
+    /// `[D]`: how much of what the constants are named by is put out.
+    gain: Param<1>,
 }
 
 impl Logic {
@@ -175,37 +151,31 @@ impl Logic {
             .collect();
         let scores = self.rules.value().mul_scalar(SHARPNESS);
         let barred = from_vec(barred, [r, bodies], &scores.device());
-        softmax(scores + barred, 1)
+        softmax(scores + barred)
     }
 
-    fn read(&self, x: &Tensor<2>, batch: usize) -> Reading {
-        let seq = x.dims()[0] / batch.max(1);
-        let per_token = |y: Tensor<2>| -> Tensor<3> {
-            let width = y.dims()[1];
-            y.reshape([batch, seq, width])
-        };
-        let acts = softmax(self.acts.forward(x.clone()), 1);
-        let act = |i: usize| per_token(acts.clone().narrow(1, i, 1));
-        let named = per_token(softmax(self.names.forward(x.clone()), 1));
-        let relations = per_token(softmax(self.relations.forward(x.clone()), 1));
-        Reading {
-            renamed: named.clone() * act(0),
-            named,
-            applies: relations * act(1),
-            stays: act(1).neg().add_scalar(1.0),
-            keeps: act(2),
-            tells: per_token(sigmoid(self.tells.forward(x.clone()))),
+    /// What the neural predicates say of x `[N, D]`.
+    fn read(&self, x: &Tensor<2>) -> LogicReading {
+        let acts = softmax(self.acts.forward(x.clone()));
+        LogicReading {
+            tells: sigmoid(self.tells.forward(x.clone())) * acts.clone().narrow(1, 0, 1),
+            acts,
+            names: softmax(self.names.forward(x.clone())),
+            relations: softmax(self.relations.forward(x.clone())),
+            rules: self.rules().narrow(1, 0, self.spec.relations * self.spec.relations),
         }
     }
 
     /// What it has learned, and how it reads x `[N, D]`.
     fn program(&self, x: &Tensor<2>) -> Program {
         let r = self.spec.relations;
-        let reading = self.read(x, 1);
-        let rows = |y: Tensor<3>| {
-            let width = y.dims()[2];
+        let reading = self.read(x);
+        let act = |i: usize| reading.acts.clone().narrow(1, i, 1);
+        let rows = |y: Tensor<2>| {
+            let width = y.dims()[1];
             into_vec(y).chunks(width).map(<[f32]>::to_vec).collect()
         };
+        let (names, applies) = (rows(reading.names.clone() * act(0)), rows(reading.relations.clone() * act(1)));
         let rules = into_vec(self.rules());
         let of_head = |head: usize| {
             let rule = |body: usize| Rule {
@@ -217,92 +187,23 @@ impl Logic {
             found.sort_by(|a, b| b.probability.total_cmp(&a.probability));
             found
         };
-        Program {
-            rules: (0..r).flat_map(of_head).collect(),
-            names: rows(reading.renamed),
-            applies: rows(reading.applies),
-        }
+        Program { rules: (0..r).flat_map(of_head).collect(), names, applies }
     }
-
-    /// Nothing told, nothing spoken of, or what is remembered.
-    fn beliefs(&self, run: &Run<'_>, device: &burn::tensor::Device) -> Beliefs {
-        let (b, s, r) = (run.batch, self.spec.constants, self.spec.relations);
-        match &run.states {
-            Some(states) => Beliefs {
-                told: from_vec(states[0].clone(), [b, s, r, s], device),
-                term: from_vec(states[1].clone(), [b, s], device),
-                goal: from_vec(states[2].clone(), [b, r, s], device),
-            },
-            None => Beliefs {
-                told: Tensor::zeros([b, s, r, s], device),
-                term: Tensor::zeros([b, s], device),
-                goal: Tensor::zeros([b, r, s], device),
-            },
-        }
-    }
-}
-
-impl Beliefs {
-    /// What is believed after the token at `t`.
-    fn after(self, reading: &Reading, rules: &Tensor<3>, t: usize) -> Self {
-        let Self { told, term, goal } = self;
-        let [b, s, r, _] = told.dims();
-        let at = |all: &Tensor<3>| all.clone().narrow(1, t, 1); // [B, 1, ·]
-        let replaced = (goal.clone() * at(&reading.tells)).reshape([b, 1, r, s]);
-        let value = apart(at(&reading.named).reshape([b, s])).reshape([b, s, 1, s]);
-        let told = told.clone() + (value - told) * replaced;
-        let asked = at(&reading.applies).reshape([b, r, 1]) * term.clone().reshape([b, 1, s]); // [B, R, S]
-        let value = values(&told, &asked, rules);
-        let term = at(&reading.renamed).reshape([b, s]) + term * at(&reading.keeps).reshape([b, 1]) + value;
-        let goal = goal * at(&reading.stays) + asked;
-        Self { told, term, goal }
-    }
-}
-
-/// For each constant the others' shares of p `[B, S]`, its own being 0: `[B, S, S]`, the constant last.
-fn apart(p: Tensor<2>) -> Tensor<3> {
-    let [b, s] = p.dims();
-    let others = Tensor::<2>::ones([s, s], &p.device()) - Tensor::eye(s, &p.device());
-    p.reshape([b, s, 1]) * others.unsqueeze::<3>()
-}
-
-/// Which constants are the values of what is asked, `[B, S]`: by what is told `[B, S, R, S]`, or by the rules `[1, R, R·R]`
-/// where nothing is. `asked` `[B, R, S]` weighs relations and the constants they are asked for.
-fn values(told: &Tensor<4>, asked: &Tensor<3>, rules: &Tensor<3>) -> Tensor<2> {
-    let [b, s, r, _] = told.dims();
-    let untold = told.clone().sum_dim(1).neg().add_scalar(1.0).reshape([b, r, s]);
-    let goals = (asked.clone() * untold).swap_dims(1, 2).matmul(rules.clone()); // [B, S, R2·R1]
-    let goals = goals.reshape([b, s, r, r]).swap_dims(1, 2).reshape([b, r * s, r]);
-    let told = told.clone().reshape([b, s, r * s]);
-    let found = told.clone().matmul(Tensor::cat(vec![goals, asked.clone().reshape([b, r * s, 1])], 2)); // [B, S, R1+1]
-    let middle = found.clone().narrow(2, 0, r).swap_dims(1, 2).reshape([b, r * s, 1]);
-    (told.matmul(middle) + found.narrow(2, r, 1)).reshape([b, s])
 }
 
 impl Scan for Logic {
     fn scan(&self, x: Tensor<2>, run: Run<'_>) -> Tensor<2> {
-        let (s, r) = (self.spec.constants, self.spec.relations);
-        let reading = self.read(&x, run.batch);
-        let rules = self.rules().narrow(1, 0, r * r).unsqueeze::<3>();
-        let mut beliefs = self.beliefs(&run, &x.device());
-        let seq = x.dims()[0] / run.batch.max(1);
-        let mut terms = Vec::with_capacity(seq);
-        for t in 0..seq {
-            beliefs = beliefs.after(&reading, &rules, t);
-            terms.push(beliefs.term.clone());
-        }
-        if let Some(states) = run.states {
-            states[0] = into_vec(beliefs.told);
-            states[1] = into_vec(beliefs.term);
-            states[2] = into_vec(beliefs.goal);
-        }
-        let terms: Tensor<3> = Tensor::stack(terms, 1); // [B, T, S]
-        self.output.forward(terms.reshape([run.batch * seq, s]))
+        let reading = self.read(&x);
+        let terms = match run.states {
+            None => cupola_ops::logic(reading, run.batch),
+            Some(states) => cupola_ops::logic_from(reading, &mut states[0], run.batch),
+        };
+        // A constant is put out as what names it: tokens that name it become likely where the output layer is the embedding.
+        terms.matmul(self.names.weight.dense()) * self.gain.value().unsqueeze()
     }
 
     fn start(&self, _: usize) -> Vec<Vec<f32>> {
-        let (s, r) = (self.spec.constants, self.spec.relations);
-        vec![vec![0.0; self.spec.facts()], vec![0.0; s], vec![0.0; r * s]]
+        vec![vec![0.0; self.spec.beliefs()]]
     }
 }
 
@@ -310,7 +211,7 @@ impl Module for Logic {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
         out.extend([&mut self.acts, &mut self.names, &mut self.relations, &mut self.tells].map(Piece::Linear));
         out.push(Piece::Param(ParamMut::Table(&mut self.rules)));
-        out.push(Piece::Linear(&mut self.output));
+        out.push(Piece::Param(ParamMut::Vector(&mut self.gain)));
     }
 }
 

@@ -58,6 +58,16 @@ fn body(relations: usize, body: usize) -> Option<[usize; 2]> {
     (body < relations * relations).then_some([body / relations, body % relations])
 }
 
+/// The rules as the program takes them, `[R, R·R]`.
+fn weights(r: usize, rules: &[Vec<f64>]) -> Tensor<2> {
+    let mut weights = vec![0.0; r * r * r];
+    for (head, shares) in rules.iter().enumerate() {
+        let bodies = allowed(r, head).into_iter().zip(shares).filter(|(body, _)| *body < r * r);
+        bodies.for_each(|(body, p)| weights[head * r * r + body] = *p);
+    }
+    tensor(&weights, [r, r * r])
+}
+
 #[test]
 fn answers_are_sums_over_all_possible_worlds() {
     for (s, r) in [(2, 1), (3, 1), (3, 2), (2, 3), (4, 2), (2, 4)] {
@@ -66,7 +76,7 @@ fn answers_are_sums_over_all_possible_worlds() {
         let facts: Vec<Vec<f64>> = (0..r * s).map(|_| shares(&mut rng, s)).collect();
         let other = |of: usize, i: usize| (i + 1 < s).then_some(if i < of { i } else { i + 1 });
         let rules: Vec<Vec<f64>> = (0..r).map(|head| shares(&mut rng, allowed(r, head).len())).collect();
-        let asked = shares(&mut rng, r * s + 1);
+        let [term, relation] = [s, r].map(|n| shares(&mut rng, n + 1));
         let mut want = vec![0.0; s];
         for head in 0..r {
             let mut counts = vec![s; r * s];
@@ -78,25 +88,25 @@ fn answers_are_sums_over_all_possible_worlds() {
                 let likely: f64 = (0..r * s).map(|cell| facts[cell][choice[cell]]).product();
                 for of in 0..s {
                     if let Some(found) = value(&world, &defined, s, head, of) {
-                        want[found] += likely * rules[head][choice[r * s]] * asked[head * s + of];
+                        want[found] += likely * rules[head][choice[r * s]] * relation[head] * term[of];
                     }
                 }
             });
         }
-        let (mut told, mut weights) = (vec![0.0; s * r * s], vec![0.0; r * r * r]);
+        let mut beliefs = vec![0.0; cupola_ops::beliefs_len(s, r)];
         for (cell, shares) in facts.iter().enumerate() {
-            let of = cell % s;
-            shares
-                .iter()
-                .enumerate()
-                .for_each(|(i, p)| other(of, i).into_iter().for_each(|x| told[x * r * s + cell] = *p));
+            let places = shares.iter().enumerate().filter_map(|(i, p)| Some((other(cell % s, i)?, *p)));
+            places.for_each(|(x, p)| beliefs[x * r * s + cell] = p as f32);
         }
-        for (head, shares) in rules.iter().enumerate() {
-            let bodies = allowed(r, head).into_iter().zip(shares).filter(|(body, _)| *body < r * r);
-            bodies.for_each(|(body, p)| weights[head * r * r + body] = *p);
-        }
-        let rules = tensor(&weights, [1, r, r * r]);
-        let got = values(&tensor(&told, [1, s, r, s]), &tensor(&asked[..r * s], [1, r, s]), &rules);
+        term[..s].iter().enumerate().for_each(|(x, p)| beliefs[s * r * s + x] = *p as f32);
+        let reading = LogicReading {
+            acts: tensor(&[0.0, 1.0, 0.0], [1, 3]),
+            names: tensor(&vec![0.0; s], [1, s]),
+            relations: tensor(&relation[..r], [1, r]),
+            tells: tensor(&[0.0], [1, 1]),
+            rules: weights(r, &rules),
+        };
+        let got = cupola_ops::logic_from(reading, &mut beliefs, 1);
         assert_near(&format!("{s} constants, {r} relations"), &into_vec(got), &want);
     }
 }
@@ -163,28 +173,20 @@ fn a_text_whose_words_are_sure_is_understood_exactly() {
         Name(x) | Tell(x, _) => one(s, Some(x)),
         Apply(_) => one(s, None),
     };
-    let flag = |f: fn(Word) -> f64| tensor(&count(&|w| vec![f(w)]), [1, n, 1]);
-    let reading = Reading {
-        named: tensor(&count(&named), [1, n, s]),
-        renamed: tensor(&count(&|w| if matches!(w, Name(_)) { named(w) } else { one(s, None) }), [1, n, s]),
-        keeps: flag(|w| f64::from(matches!(w, Tell(..)))),
-        applies: tensor(&count(&|w| one(r, if let Apply(x) = w { Some(x) } else { None })), [1, n, r]),
-        stays: flag(|w| f64::from(!matches!(w, Apply(_)))),
-        tells: flag(|w| if let Tell(_, p) = w { p } else { 0.0 }),
+    let acts = |word: Word| match word {
+        Name(_) => one(3, Some(0)),
+        Apply(_) => one(3, Some(1)),
+        Tell(..) => one(3, Some(2)),
     };
-    let mut weights = vec![0.0; r * r * r];
-    for (head, shares) in rules.iter().enumerate() {
-        let bodies = allowed(r, head).into_iter().zip(shares).filter(|(body, _)| *body < r * r);
-        bodies.for_each(|(body, p)| weights[head * r * r + body] = *p);
-    }
-    let (device, rules) = (Device::flex(), tensor(&weights, [1, r, r * r]));
-    let mut beliefs = Beliefs {
-        told: Tensor::zeros([1, s, r, s], &device),
-        term: Tensor::zeros([1, s], &device),
-        goal: Tensor::zeros([1, r, s], &device),
+    let reading = LogicReading {
+        acts: tensor(&count(&acts), [n, 3]),
+        names: tensor(&count(&named), [n, s]),
+        relations: tensor(&count(&|w| one(r, if let Apply(x) = w { Some(x) } else { None })), [n, r]),
+        tells: tensor(&count(&|w| vec![if let Tell(_, p) = w { p } else { 0.0 }]), [n, 1]),
+        rules: weights(r, &rules),
     };
-    for (t, want) in want.iter().enumerate() {
-        beliefs = beliefs.after(&reading, &rules, t);
-        assert_near(&format!("after word {t}"), &into_vec(beliefs.term.clone()), want);
+    let got = into_vec(cupola_ops::logic(reading, 1));
+    for (t, (got, want)) in got.chunks(s).zip(&want).enumerate() {
+        assert_near(&format!("after word {t}"), got, want);
     }
 }

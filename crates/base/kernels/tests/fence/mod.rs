@@ -21,6 +21,8 @@ mod experts;
 mod ffn;
 #[path = "../gemm.rs"]
 mod gemm;
+#[path = "../logic.rs"]
+mod logic;
 #[path = "../losses.rs"]
 mod losses;
 #[path = "../norm.rs"]
