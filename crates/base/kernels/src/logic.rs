@@ -135,6 +135,20 @@ fn times<S: Simd>(s: S, x: &[f32], z: &[f32], y: &mut [f32]) {
     });
 }
 
+/// What is closer to 0 becomes 0: products of many small probabilities get so small that the processor takes a hundred times
+/// as long for them, and matter to nobody.
+const SMALL: f32 = 1e-15;
+
+#[inline(always)]
+fn clean<S: Simd>(s: S, x: &mut [f32]) {
+    let small = s.splat(SMALL);
+    each_vector!(x.len(), W, j => {
+        let old = s.get::<W>(x, j, 0.0);
+        let size = s.max(old, s.sub(s.zero(), old));
+        s.set::<W>(x, j, s.select_less(size, small, s.zero(), old));
+    });
+}
+
 /// Beliefs as their parts.
 fn parts(beliefs: &[f32], s: usize, rs: usize) -> [&[f32]; 3] {
     let (told, rest) = beliefs.split_at(s * rs);
@@ -180,7 +194,9 @@ impl Question {
         for (relation, asked) in scan.relations[at * r..][..r].iter().zip(self.asked.chunks_mut(s)) {
             add(v, applies * relation, term, asked);
         }
+        clean(v, &mut self.asked);
         times(v, &self.asked, &self.untold, &mut self.open);
+        clean(v, &mut self.open);
         self.goals.fill(0.0);
         for (rules, open) in scan.rules.chunks(r * r).zip(self.open.chunks(s)) {
             for (first, rules) in rules.chunks(r).enumerate() {
@@ -189,11 +205,13 @@ impl Question {
                 }
             }
         }
+        clean(v, &mut self.goals);
         for (second, goals) in self.goals.chunks(rs).enumerate() {
             for (x, told) in told.chunks(rs).enumerate() {
                 self.middle[second * s + x] = dot(v, told, goals);
             }
         }
+        clean(v, &mut self.middle);
     }
 }
 
@@ -219,6 +237,7 @@ impl Kernel for Forward<'_> {
             let (names, acts) = (&self.scan.names[at * s..][..s], &self.scan.acts[at * 3..][..3]);
             replaced.fill(0.0);
             add(v, self.scan.tells[at], goal, &mut replaced);
+            clean(v, &mut replaced);
             for ((x, told), name) in told.chunks_mut(rs).enumerate().zip(names) {
                 let name = v.splat(*name);
                 each_vector!(rs, W, j => {
@@ -228,6 +247,7 @@ impl Kernel for Forward<'_> {
                 // Nothing is a value of itself.
                 told[x..].iter_mut().step_by(s).for_each(|itself| *itself = 0.0);
             }
+            clean(v, told);
             question.ask(v, self.scan, at, told, term);
             for (x, told) in told.chunks(rs).enumerate() {
                 let value = dot(v, told, &question.asked) + dot(v, told, &question.middle);
@@ -237,6 +257,8 @@ impl Kernel for Forward<'_> {
             each_vector!(rs, W, j => {
                 v.set::<W>(goal, j, v.fma(stays, v.get::<W>(goal, j, 0.0), v.get::<W>(&question.asked, j, 0.0)));
             });
+            clean(v, term);
+            clean(v, goal);
             self.y[t * s..][..s].copy_from_slice(term);
             if !self.kept.is_empty() {
                 self.kept[t * len..][..len].copy_from_slice(self.beliefs);
@@ -283,6 +305,7 @@ impl Kernel for Backward<'_> {
                 add(v, *d, &question.asked, d_told);
                 add(v, *d, &question.middle, d_told);
             }
+            clean(v, &mut value);
             goals.fill(0.0);
             for (second, d_goals) in goals.chunks_mut(rs).enumerate() {
                 for (x, (told, d_told)) in told.chunks(rs).zip(d_told.chunks_mut(rs)).enumerate() {
@@ -291,6 +314,7 @@ impl Kernel for Backward<'_> {
                     add(v, d, &question.goals[second * rs..][..rs], d_told);
                 }
             }
+            clean(v, &mut goals);
             open.fill(0.0);
             for (head, (d_open, left)) in open.chunks_mut(s).zip(question.open.chunks(s)).enumerate() {
                 for (body, rule) in scan.rules[head * r * r..][..r * r].iter().enumerate() {
@@ -299,11 +323,13 @@ impl Kernel for Backward<'_> {
                     grads.rules[head * r * r + body] += dot(v, left, d_goals);
                 }
             }
+            clean(v, &mut open);
             times(v, &open, &question.untold, &mut asked);
             add(v, 1.0, &value, &mut asked);
             add(v, 1.0, d_goal, &mut asked);
             times(v, &open, &question.asked, &mut first);
             d_told.chunks_mut(rs).for_each(|d_told| add(v, -1.0, &first, d_told));
+            clean(v, &mut asked);
             // The acts, and the term before.
             let mut d_acts = [dot(v, d_term, names), 0.0, dot(v, d_term, term)];
             d_acts[1] -= dot(v, d_goal, goal);
@@ -321,6 +347,7 @@ impl Kernel for Backward<'_> {
             // What was told.
             first.fill(0.0);
             add(v, tells, goal, &mut first);
+            clean(v, &mut first);
             replaced.fill(0.0);
             for (x, ((d_told, told), name)) in d_told.chunks_mut(rs).zip(told_before.chunks(rs)).zip(names).enumerate()
             {
@@ -339,6 +366,7 @@ impl Kernel for Backward<'_> {
             let stays = 1.0 - acts[1];
             d_goal.iter_mut().for_each(|d| *d *= stays);
             add(v, tells, &replaced, d_goal);
+            clean(v, &mut after);
         }
     }
 }

@@ -76,13 +76,14 @@ impl LayerKind for LogicSpec {
 
     fn build(&self, scope: &mut Scope<'_>, d_model: usize) -> Result<Box<dyn Layer>> {
         let (s, r) = (self.constants, self.relations);
-        // Tokens name different constants and relations from the start: fresh scores deviate by 3 and by 2.
-        let deviation = |score: f32| Init::Uniform(score * (3.0 / d_model as f32).sqrt());
+        // Scores deviate by 3 from the start, so that tokens do different things, name different constants and relations, and
+        // some happen to do it right: were all as likely, what comes of so many of them in a row would be too little to learn by.
+        let decided = Init::Uniform(3.0 * (3.0 / d_model as f32).sqrt());
         Ok(Box::new(Logic {
             spec: *self,
-            acts: scope.linear("acts", [ACTS, d_model], true)?,
-            names: scope.linear_of("names", [s, d_model], true, deviation(3.0))?,
-            relations: scope.linear_of("relations", [r, d_model], true, deviation(2.0))?,
+            acts: scope.linear_of("acts", [ACTS, d_model], true, decided)?,
+            names: scope.linear_of("names", [s, d_model], true, decided)?,
+            relations: scope.linear_of("relations", [r, d_model], true, decided)?,
             tells: scope.linear("tells", [1, d_model], true)?,
             rules: scope.param("rules", [r, self.bodies()], Init::Fill(0.0))?,
             // Behind the product of terms and names.
