@@ -2,7 +2,7 @@
 //! told and by rules of two relations in a row. The program stands with the layer that uses it (`nn/src/logic.rs`).
 //!
 //! A sequence's beliefs lie one after another: what is told `[S, R·S]` (the value, the relation, and the constant that it is
-//! for), the term `[S]`, and the goal `[R·S]`. A task goes through the time of one sequence.
+//! for), the term `[S]`, the goal `[R·S]`, and the answer `[S]`. A task goes through the time of one sequence.
 
 use crate::simd::{self, Kernel, Simd, each_vector};
 use rayon::prelude::*;
@@ -37,7 +37,7 @@ impl LogicScan<'_> {
     /// Floats of a sequence's beliefs.
     pub fn beliefs_len(&self) -> usize {
         let (_, _, s, r) = self.sizes;
-        (s + 1) * r * s + s
+        (s + 1) * r * s + 2 * s
     }
 
     fn check(&self, what: &str, more: &[(&str, usize, usize)]) {
@@ -58,7 +58,7 @@ impl LogicScan<'_> {
 }
 
 /// Goes on from `beliefs` `[B, beliefs_len]` (zeros before the first token), which become those after the last token. The
-/// terms after each token go to y `[B, T, S]`, and all beliefs after each token to `kept` `[B, T, beliefs_len]` unless it is
+/// answers after each token go to y `[B, T, S]`, and all beliefs after each token to `kept` `[B, T, beliefs_len]` unless it is
 /// empty.
 pub fn logic_forward(scan: &LogicScan, beliefs: &mut [f32], y: &mut [f32], kept: &mut [f32]) {
     let ((b, t, s, _), len) = (scan.sizes, scan.beliefs_len());
@@ -150,16 +150,18 @@ fn clean<S: Simd>(s: S, x: &mut [f32]) {
 }
 
 /// Beliefs as their parts.
-fn parts(beliefs: &[f32], s: usize, rs: usize) -> [&[f32]; 3] {
+fn parts(beliefs: &[f32], s: usize, rs: usize) -> [&[f32]; 4] {
     let (told, rest) = beliefs.split_at(s * rs);
-    let (term, goal) = rest.split_at(s);
-    [told, term, goal]
+    let (term, rest) = rest.split_at(s);
+    let (goal, answer) = rest.split_at(rs);
+    [told, term, goal, answer]
 }
 
-fn parts_mut(beliefs: &mut [f32], s: usize, rs: usize) -> [&mut [f32]; 3] {
+fn parts_mut(beliefs: &mut [f32], s: usize, rs: usize) -> [&mut [f32]; 4] {
     let (told, rest) = beliefs.split_at_mut(s * rs);
-    let (term, goal) = rest.split_at_mut(s);
-    [told, term, goal]
+    let (term, rest) = rest.split_at_mut(s);
+    let (goal, answer) = rest.split_at_mut(rs);
+    [told, term, goal, answer]
 }
 
 /// What a token asks of the program, and on the way to its answer.
@@ -233,7 +235,7 @@ impl Kernel for Forward<'_> {
         let (mut question, mut replaced) = (Question::new(s, r), vec![0.0; rs]);
         for t in 0..seq {
             let at = self.row * seq + t;
-            let [told, term, goal] = parts_mut(self.beliefs, s, rs);
+            let [told, term, goal, answer] = parts_mut(self.beliefs, s, rs);
             let (names, acts) = (&self.scan.names[at * s..][..s], &self.scan.acts[at * 3..][..3]);
             replaced.fill(0.0);
             add(v, self.scan.tells[at], goal, &mut replaced);
@@ -252,6 +254,7 @@ impl Kernel for Forward<'_> {
             for (x, told) in told.chunks(rs).enumerate() {
                 let value = dot(v, told, &question.asked) + dot(v, told, &question.middle);
                 term[x] = acts[0] * names[x] + acts[2] * term[x] + value;
+                answer[x] = (1.0 - acts[1]) * answer[x] + value;
             }
             let stays = v.splat(1.0 - acts[1]);
             each_vector!(rs, W, j => {
@@ -259,7 +262,8 @@ impl Kernel for Forward<'_> {
             });
             clean(v, term);
             clean(v, goal);
-            self.y[t * s..][..s].copy_from_slice(term);
+            clean(v, answer);
+            self.y[t * s..][..s].copy_from_slice(answer);
             if !self.kept.is_empty() {
                 self.kept[t * len..][..len].copy_from_slice(self.beliefs);
             }
@@ -287,20 +291,22 @@ impl Kernel for Backward<'_> {
         // The gradients of the beliefs after the token.
         let mut after = vec![0.0; len];
         let [mut value, mut first, mut open, mut replaced, mut asked] = [(); 5].map(|()| vec![0.0; rs]);
-        let mut goals = vec![0.0; r * rs];
+        let (mut goals, mut found) = (vec![0.0; r * rs], vec![0.0; s]);
         for t in (0..seq).rev() {
             let at = row * seq + t;
             let [told, ..] = parts(&kept[t * len..][..len], s, rs);
             let before = if t == 0 { &start } else { &kept[(t - 1) * len..][..len] };
-            let [told_before, term, goal] = parts(before, s, rs);
+            let [told_before, term, goal, answer] = parts(before, s, rs);
             let (acts, names) = (&scan.acts[at * 3..][..3], &scan.names[at * s..][..s]);
             let (relations, tells) = (&scan.relations[at * r..][..r], scan.tells[at]);
             question.ask(v, scan, at, told, term);
-            let [d_told, d_term, d_goal] = parts_mut(&mut after, s, rs);
-            add(v, 1.0, &dy[t * s..][..s], d_term);
+            let [d_told, d_term, d_goal, d_answer] = parts_mut(&mut after, s, rs);
+            add(v, 1.0, &dy[t * s..][..s], d_answer);
+            found.copy_from_slice(d_term);
+            add(v, 1.0, d_answer, &mut found);
             // What was looked up: `value` is the gradient of each question that was put to what is told.
             value.fill(0.0);
-            for ((told, d_told), d) in told.chunks(rs).zip(d_told.chunks_mut(rs)).zip(&*d_term) {
+            for ((told, d_told), d) in told.chunks(rs).zip(d_told.chunks_mut(rs)).zip(&found) {
                 add(v, *d, told, &mut value);
                 add(v, *d, &question.asked, d_told);
                 add(v, *d, &question.middle, d_told);
@@ -332,7 +338,7 @@ impl Kernel for Backward<'_> {
             clean(v, &mut asked);
             // The acts, and the term before.
             let mut d_acts = [dot(v, d_term, names), 0.0, dot(v, d_term, term)];
-            d_acts[1] -= dot(v, d_goal, goal);
+            d_acts[1] -= dot(v, d_goal, goal) + dot(v, d_answer, answer);
             let d_names = &mut grads.names[t * s..][..s];
             d_names.fill(0.0);
             add(v, acts[0], d_term, d_names);
@@ -364,7 +370,7 @@ impl Kernel for Backward<'_> {
             }
             grads.tells[t] = dot(v, &replaced, goal);
             let stays = 1.0 - acts[1];
-            d_goal.iter_mut().for_each(|d| *d *= stays);
+            d_goal.iter_mut().chain(d_answer).for_each(|d| *d *= stays);
             add(v, tells, &replaced, d_goal);
             clean(v, &mut after);
         }

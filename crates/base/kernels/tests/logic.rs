@@ -25,7 +25,7 @@ fn problem(sizes: (usize, usize, usize, usize), n: &[Vec<f32>; 5]) -> LogicScan<
     LogicScan { sizes, acts, names, relations, tells, rules }
 }
 
-fn terms(scan: &LogicScan) -> Vec<f32> {
+fn answers(scan: &LogicScan) -> Vec<f32> {
     let mut y = vec![0.0; scan.names.len()];
     logic_forward(scan, &mut vec![0.0; scan.sizes.0 * scan.beliefs_len()], &mut y, &mut []);
     y
@@ -35,7 +35,7 @@ fn grads(scan: &LogicScan, dy: &[f32]) -> [Vec<f32>; 5] {
     let (b, t, ..) = scan.sizes;
     let (mut y, mut kept) = (vec![0.0; dy.len()], vec![9.0; b * t * scan.beliefs_len()]);
     logic_forward(scan, &mut vec![0.0; b * scan.beliefs_len()], &mut y, &mut kept);
-    assert_eq!(y, terms(scan));
+    assert_eq!(y, answers(scan));
     let mut g = [scan.acts, scan.names, scan.relations, scan.tells, scan.rules].map(|x| vec![9.0; x.len()]);
     let [acts, names, relations, tells, rules] = &mut g;
     logic_backward(scan, &kept, dy, &mut LogicGrads { acts, names, relations, tells, rules });
@@ -50,9 +50,9 @@ fn the_program_equals_its_clauses() {
             let scan = problem(sizes, &n);
             let mut want = vec![0.0; n[1].len()];
             reference::logic(&scan, &mut want);
-            assert_close(&format!("{sizes:?}"), &terms(&scan), &want, 1e-5);
-            let most = want.chunks(sizes.2).map(|term| term.iter().sum::<f32>()).fold(0.0, f32::max);
-            assert!(most <= 1.0 + 1e-5, "probabilities of a term add up to {most}");
+            assert_close(&format!("{sizes:?}"), &answers(&scan), &want, 1e-5);
+            let most = want.chunks(sizes.2).map(|answer| answer.iter().sum::<f32>()).fold(0.0, f32::max);
+            assert!(most <= 1.0 + 1e-5, "probabilities of an answer add up to {most}");
         }
     });
 }
@@ -82,7 +82,7 @@ fn a_sequence_goes_on_from_its_beliefs() {
     at_every_level(|| {
         let (t, s, r) = (11, 5, 3);
         let n = numbers((1, t, s, r));
-        let whole = terms(&problem((1, t, s, r), &n));
+        let whole = answers(&problem((1, t, s, r), &n));
         let (mut got, mut from) = (vec![], 0);
         let mut beliefs = vec![0.0; problem((1, t, s, r), &n).beliefs_len()];
         for rows in [1, 4, 0, 6] {
@@ -104,7 +104,7 @@ fn what_is_no_number_stays_none() {
         for i in 0..5 {
             let mut n = numbers(sizes);
             n[i][0] = f32::NAN;
-            let y = terms(&problem(sizes, &n));
+            let y = answers(&problem(sizes, &n));
             assert!(y[7 * 5..8 * 5].iter().any(|y| y.is_nan()), "input {i}");
             assert!(i == 4 || y[8 * 5..].iter().all(|y| y.is_finite()), "input {i} reaches another sequence");
         }
@@ -116,6 +116,6 @@ fn threads_change_no_bit() {
     assert_same_on_any_threads(|| {
         let sizes = (7, 20, 6, 4);
         let n = numbers(sizes);
-        [terms(&problem(sizes, &n)), grads(&problem(sizes, &n), &noise(n[1].len(), 6)).concat()].concat()
+        [answers(&problem(sizes, &n)), grads(&problem(sizes, &n), &noise(n[1].len(), 6)).concat()].concat()
     });
 }

@@ -67,12 +67,12 @@ impl HostOp<5> for Logic {
 }
 
 /// Floats of what is believed of a sequence: what is told `[S, R, S]` (the value, the relation, and the constant that it is
-/// for), the term `[S]`, and the goal `[R, S]`.
+/// for), the term `[S]`, the goal `[R, S]`, and the answer `[S]`.
 pub fn beliefs_len(constants: usize, relations: usize) -> usize {
-    (constants + 1) * relations * constants + constants
+    (constants + 1) * relations * constants + 2 * constants
 }
 
-/// Which constant the term is after each token, `[B·T, S]`.
+/// How likely each constant is the answer after each token: the value of the relation that was applied last, `[B·T, S]`.
 pub fn logic(reading: LogicReading, batch: usize) -> Tensor<2> {
     let op = reading.op(batch);
     if !crate::is_host(&reading.names.device()) {
@@ -106,9 +106,10 @@ pub(crate) fn composed(reading: LogicReading, start: Tensor<2>) -> (Tensor<2>, T
     let mut told = part(0, s * r * s).reshape([b, s, r, s]);
     let mut term = part(s * r * s, s);
     let mut goal = part(s * r * s + s, r * s).reshape([b, r, s]);
+    let mut answer = part(s * r * s + s + r * s, s);
     let others = (Tensor::<2>::ones([s, s], &start.device()) - Tensor::eye(s, &start.device())).reshape([1, s, 1, s]);
     let rules = reading.rules.clone().unsqueeze::<3>();
-    let mut terms = Vec::with_capacity(seq);
+    let mut answers = Vec::with_capacity(seq);
     for t in 0..seq {
         let at = |x: &Tensor<2>| -> Tensor<2> {
             let width = x.dims()[1];
@@ -122,12 +123,14 @@ pub(crate) fn composed(reading: LogicReading, start: Tensor<2>) -> (Tensor<2>, T
         let applies = (at(&reading.relations) * act(1)).reshape([b, r, 1]);
         let asked = applies * term.clone().reshape([b, 1, s]); // [B, R, S]
         let value = values(&told, &asked, &rules);
-        term = names * act(0) + term * act(2) + value;
-        goal = goal * act(1).neg().add_scalar(1.0).reshape([b, 1, 1]) + asked;
-        terms.push(term.clone());
+        let stays = act(1).neg().add_scalar(1.0);
+        term = names * act(0) + term * act(2) + value.clone();
+        goal = goal * stays.clone().reshape([b, 1, 1]) + asked;
+        answer = answer * stays + value;
+        answers.push(answer.clone());
     }
-    let last = Tensor::cat(vec![told.reshape([b, s * r * s]), term, goal.reshape([b, r * s])], 1);
-    (Tensor::stack::<3>(terms, 1).reshape([b * seq, s]), last)
+    let last = Tensor::cat(vec![told.reshape([b, s * r * s]), term, goal.reshape([b, r * s]), answer], 1);
+    (Tensor::stack::<3>(answers, 1).reshape([b * seq, s]), last)
 }
 
 /// Which constants are the values of what is asked `[B, R, S]`: by what is told `[B, S, R, S]`, or by the rules `[1, R, R·R]`

@@ -15,11 +15,13 @@
 //! term(T,X)      :- act(T,apply), rel(T,R), term(T-1,Y), value(T,R,Y,X).
 //! goal(T,R,Y)    :- act(T,apply), rel(T,R), term(T-1,Y).
 //! goal(T,R,Y)    :- \+ act(T,apply), goal(T-1,R,Y).
+//! answer(T,X)    :- act(T,apply), rel(T,R), term(T-1,Y), value(T,R,Y,X).
+//! answer(T,X)    :- \+ act(T,apply), answer(T-1,X).
 //! ```
 //!
 //! `rule(R,_,_)` is an annotated disjunction for each relation, learned: which two relations in a row stand for it, or none.
 //! All proofs of a value exclude each other, so that their probabilities add up: one value of a constant is inferred
-//! exactly. From token to token the beliefs about `told`, `term` and `goal` go on as if they were independent (Boyen and
+//! exactly. From token to token the beliefs about `told`, `term`, `goal` and `answer` go on as if they were independent (Boyen and
 //! Koller 1998). That is exact where the neural predicates are sure of who is spoken of and a row of relations uses no fact
 //! and no rule twice, and an approximation elsewhere.
 
@@ -86,8 +88,8 @@ impl LayerKind for LogicSpec {
             relations: scope.linear_of("relations", [r, d_model], true, decided)?,
             tells: scope.linear("tells", [1, d_model], true)?,
             rules: scope.param("rules", [r, self.bodies()], Init::Fill(0.0))?,
-            // Behind the product of terms and names.
-            gain: scope.param_for("gain", [d_model], Init::Fill(0.1), Use::Share(s as f64))?,
+            // Behind the product of answers and names.
+            gain: scope.param_for("gain", [d_model], Init::Fill(1.0), Use::Share(s as f64))?,
         }))
     }
 
@@ -97,7 +99,7 @@ impl LayerKind for LogicSpec {
         4.0 * r * s * s + 2.0 * (r + 2.0) * r * s * s + 2.0 * r.powi(3) * s
     }
 
-    /// The input, all predicates with their scores, the beliefs after each token, and terms.
+    /// The input, all predicates with their scores, the beliefs after each token, and answers.
     fn kept(&self, d_model: usize, _: Precision) -> usize {
         d_model + 2 * (ACTS + self.constants + self.relations + 1) + self.beliefs() + self.constants
     }
@@ -139,7 +141,7 @@ struct Logic {
     /// `[R, R·R + 1]`: for each relation the scores of the bodies, first by the step that is taken first, then by the other;
     /// the last is for none.
     rules: Param<2>,
-    /// `[D]`: how much of what the constants are named by is put out.
+    /// `[D]`: how much of what an answer is named by is put out.
     gain: Param<1>,
 }
 
@@ -195,12 +197,12 @@ impl Logic {
 impl Scan for Logic {
     fn scan(&self, x: Tensor<2>, run: Run<'_>) -> Tensor<2> {
         let reading = self.read(&x);
-        let terms = match run.states {
+        let answers = match run.states {
             None => cupola_ops::logic(reading, run.batch),
             Some(states) => cupola_ops::logic_from(reading, &mut states[0], run.batch),
         };
-        // A constant is put out as what names it: tokens that name it become likely where the output layer is the embedding.
-        terms.matmul(self.names.weight.dense()) * self.gain.value().unsqueeze()
+        // An answer is put out as what names it: tokens that name it become likely where the output layer is the embedding.
+        answers.matmul(self.names.weight.dense()) * self.gain.value().unsqueeze()
     }
 
     fn start(&self, _: usize) -> Vec<Vec<f32>> {

@@ -146,7 +146,7 @@ fn a_text_whose_words_are_sure_is_understood_exactly() {
         let defined: Rules = (0..r).map(|head| body(r, allowed(r, head)[chosen[head]])).collect();
         let mut likely: f64 = (0..r).map(|head| rules[head][chosen[head]]).product();
         let (mut world, mut term, mut goal): (World, _, _) = (vec![None; r * s], None, None);
-        let mut terms = vec![];
+        let (mut answers, mut answer) = (vec![], None);
         for (t, word) in words.iter().enumerate() {
             match *word {
                 Name(name) => term = Some(name),
@@ -162,9 +162,11 @@ fn a_text_whose_words_are_sure_is_understood_exactly() {
                     }
                 }
             }
-            terms.push(term);
+            // What is answered is what was looked up last.
+            answer = if matches!(word, Apply(_)) { term } else { answer };
+            answers.push(answer);
         }
-        terms.iter().zip(&mut want).for_each(|(term, want)| term.iter().for_each(|x| want[*x] += likely));
+        answers.iter().zip(&mut want).for_each(|(answer, want)| answer.iter().for_each(|x| want[*x] += likely));
     });
     let (n, count) =
         (words.len(), |f: &dyn Fn(Word) -> Vec<f64>| words.iter().flat_map(|w| f(*w)).collect::<Vec<f64>>());

@@ -9,7 +9,7 @@ pub fn logic(scan: &LogicScan, y: &mut [f32]) {
     for b in 0..batch {
         // `told[x][relation][of]`, `goal[relation][of]`.
         let (mut told, mut term) = (vec![vec![vec![0.0; s]; r]; s], vec![0.0; s]);
-        let mut goal = vec![vec![0.0; s]; r];
+        let (mut goal, mut answer) = (vec![vec![0.0; s]; r], vec![0.0; s]);
         for at in b * seq..(b + 1) * seq {
             let [name, apply, keep] = [0, 1, 2].map(|i| f(scan.acts, at * 3 + i));
             for (x, relation, of) in each([s, r, s]) {
@@ -35,7 +35,8 @@ pub fn logic(scan: &LogicScan, y: &mut [f32]) {
             }
             for (x, term) in term.iter_mut().enumerate() {
                 *term = name * f(scan.names, at * s + x) + keep * *term + value[x];
-                y[at * s + x] = *term as f32;
+                answer[x] = (1.0 - apply) * answer[x] + value[x];
+                y[at * s + x] = answer[x] as f32;
             }
         }
     }

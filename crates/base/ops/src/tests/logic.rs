@@ -43,7 +43,7 @@ fn the_logic_program_equals_its_composed_form() {
         let mut beliefs = to_vec(&start);
         let y = logic_from(plain(), &mut beliefs, batch);
         let (want, last) = composed(plain(), start);
-        close("terms", &to_vec(&y), &to_vec(&want));
+        close("answers", &to_vec(&y), &to_vec(&want));
         close("beliefs", &beliefs, &to_vec(&last));
     }
 }
