@@ -14,6 +14,7 @@ mod ffn;
 mod gemm;
 mod linear;
 mod listed;
+mod logic;
 mod loss;
 mod map;
 mod memory;
@@ -48,6 +49,7 @@ pub use linear::{linear_each, linear_each_input_grad, linear_each_weight_grads};
 pub use listed::{
     KeyLists, ListedGrads, ListedSaved, ListedShape, listed_attention_backward, listed_attention_forward,
 };
+pub use logic::{LogicGrads, LogicScan, logic_backward, logic_forward};
 pub use loss::{
     IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward, loss_packs, loss_rows,
 };

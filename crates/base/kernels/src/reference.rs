@@ -9,6 +9,7 @@ use crate::{
 mod experts;
 mod ffn;
 mod listed;
+mod logic;
 mod optim;
 mod recurrent;
 mod scan;
@@ -16,6 +17,7 @@ mod scan;
 pub use experts::*;
 pub use ffn::*;
 pub use listed::*;
+pub use logic::logic;
 pub use optim::{adafactor_matrix, adafactor_vector, adamw, add_with_squares, lion, muon, sgd, sum_of_squares};
 pub use recurrent::*;
 pub use scan::*;

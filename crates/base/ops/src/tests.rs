@@ -9,6 +9,7 @@ use crate::*;
 
 mod experts;
 mod listed;
+mod logic;
 mod recurrent;
 mod scan;
 

@@ -25,6 +25,8 @@ mod gemm;
 mod linear;
 #[path = "../listed.rs"]
 mod listed;
+#[path = "../logic.rs"]
+mod logic;
 #[path = "../losses.rs"]
 mod losses;
 #[path = "../norm.rs"]
