@@ -1,11 +1,11 @@
 //! What this machine can do.
 
-use cupola_artifact::{Machine, Result, human_bytes, human_count};
+use cupola_artifact::{Machine, Result, human_bytes};
 use cupola_kernels::Precision;
 use serde_json::json;
 
 use crate::args::{Device, DoctorArgs};
-use crate::out::say;
+use crate::out::{flop_rate, say};
 use clap::ValueEnum;
 
 /// How long each measurement takes.
@@ -37,10 +37,10 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     say(&format!("cores       {} ({threads} threads used)", machine.cores));
     say(&format!("SIMD        {simd}"));
     say(&format!("memory      {} ({} free)", memory(machine.memory_bytes), memory(available)));
-    say(&format!("peak        {}FLOP/s in 32-bit matrix products", human_count(peak)));
+    say(&format!("peak        {} in 32-bit matrix products", flop_rate(peak)));
     for (precision, peak) in halves {
         let how = if precision.is_native() { "" } else { ": rounded, then multiplied as f32" };
-        say(&format!("            {}FLOP/s in {}{how}", human_count(peak), precision.name()));
+        say(&format!("            {} in {}{how}", flop_rate(peak), precision.name()));
     }
     say(&format!("precision   {} is the fastest here: the default of training", Precision::fastest().name()));
     say(&format!("bandwidth   {}/s from main memory", human_bytes(bandwidth)));

@@ -347,7 +347,7 @@ fn plan_hands_facts_on_and_shows_notes() {
     let plans = plan::estimate(&recipe, &graph, &RunDir::look(&bed.out()), 1e11).unwrap();
     assert_eq!(plans[1].facts["parameters"], 5000.0);
     let text = plan::render(&recipe, &graph, &plans, &bed.out(), 1e11);
-    for part in ["pretrain.base", "5.0k", "depth 3 as the recipe says", "10 s", "5.0G", "100GFLOP/s"] {
+    for part in ["pretrain.base", "5.0k", "depth 3 as the recipe says", "10 s", "5.0G", "100 GFLOP/s"] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
     assert!(!bed.out().exists(), "planning writes nothing");

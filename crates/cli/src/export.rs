@@ -58,7 +58,11 @@ fn to_gguf(model: &Path, name: &str, element: &str, out: &Path) -> Result<()> {
         0 => String::new(),
         n => format!("; {n} matrices in other formats"),
     };
-    written(out, &format!("{} tensors as {}{remark}", file.tensors().count(), format.name))
+    let heads = match file.left_out.len() {
+        0 => String::new(),
+        n => format!("; {n} tensors of heads, which llama.cpp does not compute, left out"),
+    };
+    written(out, &format!("{} tensors as {}{remark}{heads}", file.tensors().count(), format.name))
 }
 
 fn to_hf(model: &Path, out: &Path) -> Result<()> {

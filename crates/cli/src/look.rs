@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::args::PathArgs;
 use crate::out::say;
+use crate::rules;
 
 /// `cupola inspect`.
 pub fn run_inspect(args: &PathArgs) -> Result<()> {
@@ -23,6 +24,9 @@ pub fn run_inspect(args: &PathArgs) -> Result<()> {
     match is_gguf(&args.path) {
         true => say(&inspect_gguf(&args.path)?),
         false => say(&inspect(&args.path)?),
+    }
+    if let Some(rules) = rules::told(&args.path)? {
+        say(&rules);
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod plan;
 mod progress;
 mod recipe;
 mod record;
+mod rules;
 mod run;
 mod serve;
 mod stages;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use cupola_artifact::Error;
+use cupola_artifact::{Error, human_count};
 
 /// Prints a result to standard output.
 pub fn say(text: &str) {
@@ -13,6 +13,13 @@ pub fn say(text: &str) {
 /// Prints a remark to standard error.
 pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Operations a second for people: `340 GFLOP/s`.
+pub fn flop_rate(rate: f64) -> String {
+    let count = human_count(rate);
+    let number = count.trim_end_matches(|c: char| c.is_alphabetic());
+    format!("{number} {}FLOP/s", &count[number.len()..])
 }
 
 /// Prints an error with its causes and the way out.
@@ -37,6 +44,11 @@ pub fn describe(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_have_a_space_before_their_unit() {
+        assert_eq!((flop_rate(3.4e11), flop_rate(12.0)), ("340 GFLOP/s".into(), "12 FLOP/s".into()));
+    }
 
     #[test]
     fn error_shows_causes_and_hint() {

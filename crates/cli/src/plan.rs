@@ -7,6 +7,7 @@ use cupola_artifact::{Context, Result, RunDir, human_bytes, human_count, human_s
 use serde_json::{Value, json};
 
 use crate::graph::{Graph, Target};
+use crate::out::flop_rate;
 use crate::recipe::Recipe;
 use crate::table::Grid;
 
@@ -61,10 +62,8 @@ pub fn render(recipe: &Recipe, graph: &Graph, plans: &[Plan], out: &Path, peak_f
             text.push_str(&format!("  {note}\n"));
         }
     }
-    let peak = human_count(peak_flops);
-    text.push_str(&format!(
-        "\nestimates for this machine, whose peak is {peak}FLOP/s; the memory is the largest stage's\n"
-    ));
+    let peak = flop_rate(peak_flops);
+    text.push_str(&format!("\nestimates for this machine, whose peak is {peak}; the memory is the largest stage's\n"));
     text
 }
 

@@ -3,6 +3,7 @@
 mod formats;
 pub mod models;
 mod read;
+mod split;
 mod tokenizer;
 mod value;
 mod write;

@@ -26,7 +26,8 @@ const DAMAGED: &str = "it is cut off or damaged: copy, download or make it again
 /// A file with its header read and checked; its tensors are read when they are asked for.
 #[derive(Debug)]
 pub struct Gguf {
-    path: PathBuf,
+    /// The file, or the files that it is split into.
+    paths: Vec<PathBuf>,
     version: u32,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
@@ -45,26 +46,44 @@ pub struct TensorInfo {
     pub bytes: u64,
     /// Where its data begins in the file.
     pub offset: u64,
+    /// In which of several files, from 0 on.
+    pub part: usize,
 }
 
 impl Gguf {
-    /// Reads and checks the header.
+    /// Reads and checks the header; of a file that is split into several, those of all.
     ///
     /// # Errors
-    /// A file that cannot be read, is of another kind or version, is cut off, or contradicts itself.
+    /// A file that cannot be read, is of another kind or version, is cut off, or contradicts itself; a part that is missing.
     pub fn open(path: &Path) -> Result<Self> {
+        crate::split::whole(Self::open_one(path)?)
+    }
+
+    /// Reads and checks the header of one file.
+    pub(crate) fn open_one(path: &Path) -> Result<Self> {
         let (version, metadata, tensors) = read_header(path).map_err(|broken| match broken {
             Broken::Io(e) => Error::failed(format!("cannot read {}", path.display())).with_source(e),
             Broken::Format(reason, hint) => Error::failed(format!("{} is not a sound GGUF file", path.display()))
                 .with_source(reason)
                 .with_hint(hint),
         })?;
-        Ok(Self { path: path.to_path_buf(), version, metadata, tensors })
+        Ok(Self { paths: vec![path.to_path_buf()], version, metadata, tensors })
     }
 
-    /// The file.
+    /// The file, or the first of several.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file(0)
+    }
+
+    fn file(&self, part: usize) -> &Path {
+        self.paths.get(part).map_or(Path::new(""), PathBuf::as_path)
+    }
+
+    /// Takes another part's tensors.
+    pub(crate) fn append(&mut self, other: Self) {
+        let part = self.paths.len();
+        self.paths.extend(other.paths);
+        self.tensors.extend(other.tensors.into_iter().map(|tensor| TensorInfo { part, ..tensor }));
     }
 
     /// The version of the format: 2 or 3.
@@ -93,7 +112,7 @@ impl Gguf {
                 || format!("it holds {} tensors", self.tensors.len()),
                 |near| format!("the nearest name there is `{near}`"),
             );
-            Error::failed(format!("{} has no tensor `{name}`", self.path.display())).with_hint(hint)
+            Error::failed(format!("{} has no tensor `{name}`", self.path().display())).with_hint(hint)
         })
     }
 
@@ -103,13 +122,13 @@ impl Gguf {
     /// When the file cannot be read.
     pub fn read_bytes(&self, tensor: &TensorInfo) -> Result<Vec<u8>> {
         let read = || -> std::io::Result<Vec<u8>> {
-            let mut file = File::open(&self.path)?;
+            let mut file = File::open(self.file(tensor.part))?;
             file.seek(SeekFrom::Start(tensor.offset))?;
             let mut bytes = Vec::new();
             file.take(tensor.bytes).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
-        let what = || format!("cannot read `{}` from {}", tensor.name, self.path.display());
+        let what = || format!("cannot read `{}` from {}", tensor.name, self.file(tensor.part).display());
         let bytes = read().context(what)?;
         if bytes.len() as u64 != tensor.bytes {
             let reason = format!("{} of {} bytes are there", bytes.len(), tensor.bytes);
@@ -141,7 +160,7 @@ impl Gguf {
         let values = tensor
             .format
             .decode(&bytes)
-            .map_err(|e| e.reword(|m| format!("{}: `{}`: {m}", self.path.display(), tensor.name)))?;
+            .map_err(|e| e.reword(|m| format!("{}: `{}`: {m}", self.file(tensor.part).display(), tensor.name)))?;
         Ok(HostTensor::from_f32(shape, &values))
     }
 
@@ -402,7 +421,7 @@ impl Input {
         }
         sizes.reverse();
         let shape = sizes.into_iter().map(|n| n as usize).collect();
-        Ok(TensorInfo { name, shape, format, bytes, offset })
+        Ok(TensorInfo { name, shape, format, bytes, offset, part: 0 })
     }
 }
 

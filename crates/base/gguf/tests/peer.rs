@@ -69,7 +69,7 @@ fn llama_cpp_tokenizes_as_the_reference() {
 }
 
 /// The model fixtures, and how far llama.cpp's logits may be off: its GELU is a table of float16 numbers.
-const MODELS: [(&str, f64); 15] = [
+const MODELS: [(&str, f64); 18] = [
     ("llama", 2e-4),
     ("llama-linear-rope", 2e-4),
     ("llama-sharded-bf16", 2e-4),
@@ -85,6 +85,9 @@ const MODELS: [(&str, f64); 15] = [
     ("gpt-neox", 5e-3),
     ("bloom", 2e-3),
     ("falcon", 5e-3),
+    ("mamba", 5e-4),
+    ("jamba", 5e-4),
+    ("deepseek-v3", 5e-4),
 ];
 
 #[test]

@@ -207,7 +207,8 @@ fn rotary(seconds: f64) {
     let cos: Vec<f32> = (0..context * d_head / 2).map(|i| angle(i).cos()).collect();
     let sin: Vec<f32> = (0..context * d_head / 2).map(|i| angle(i).sin()).collect();
     let table = RopeTable { cos: &cos, sin: &sin, rotary_dim: d_head };
-    moves("rope", 2 * FLOATS, seconds, || rope(&mut x, &positions, &table, D / d_head, d_head, false));
+    let how = Rope { positions: &positions, table, n_heads: D / d_head, d_head, inverse: false };
+    moves("rope", 2 * FLOATS, seconds, || rope(&mut x, &how));
 }
 
 fn softmax(seconds: f64) {

@@ -19,6 +19,7 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod pack_half;
 mod panels;
+mod shared;
 pub(crate) mod small;
 mod tile;
 
@@ -26,6 +27,7 @@ pub(crate) use format::Format;
 pub use format::Precision;
 pub(crate) use kept::Kept;
 pub use panels::PackedB;
+pub use shared::{Each, matmul_each, matmul_sum};
 
 use format::Side;
 use pack::{Lanes, pack_panels};
@@ -57,6 +59,11 @@ impl<'a> Mat<'a> {
     #[must_use]
     pub fn t(self) -> Self {
         Mat { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+
+    /// `count` rows from `first`.
+    pub(crate) fn part(self, first: usize, count: usize) -> Self {
+        Mat { data: &self.data[first * self.row_stride..], rows: count, ..self }
     }
 
     /// `count` columns from `first`.
@@ -115,15 +122,19 @@ impl Out {
     }
 }
 
-/// Rows of `a` that a task packs at a time, at most and (where there are enough) at least, about.
-const M_BLOCK: usize = 240;
+/// Rows of `a` that a task packs at a time, at most, and (where there are enough) at least, about. Short blocks spread the
+/// work evenly, but each goes through all of a block of `b`: where that is more than [`NEAR_BYTES`], which stay in the
+/// second cache, blocks are longer.
+const M_BLOCK: usize = 126;
+const M_BLOCK_FAR: usize = 252;
+const NEAR_BYTES: usize = 1 << 20;
 const MIN_ROWS: usize = 56;
 /// A longer `k` goes in stretches of this length, a multiple of every block's.
 const K_STRETCH: usize = 8192;
 /// Bytes of packed `b` shared by all tasks.
 const B_BYTES: usize = 8 << 20;
 /// Up to this many rows: pack `a` once, and let each task pack its own columns of `b`.
-const FEW_ROWS: usize = 64;
+pub(crate) const FEW_ROWS: usize = 64;
 /// Up to this many elements `b` is packed at once for any number of rows: it stays in the caches.
 const SMALL_B: usize = 1 << 16;
 /// Fewer multiply-adds than this run on the calling thread.
@@ -230,7 +241,8 @@ fn packed((c, stride): (&mut [f32], usize), a: Mat, b: &PackedB, work: Work) {
             add_bias(c, (a.rows, n), work.how.bias);
             return;
         }
-        multiply(c, a, b.words(), b.panels(), n, work);
+        let columns = Columns { c, packed: b.words(), n, bias: work.how.bias, accumulate: work.how.accumulate };
+        multiply(a, b.panels(), columns, work.parallel);
     }
 }
 
@@ -352,35 +364,58 @@ unsafe fn by_rows(level: Level, c: Out, a: Mat, b: Mat, work: Work) {
             unsafe {
                 panels.pack_all(Lanes::columns(&b, j0, nb), packed, work.parallel);
                 let bias = work.how.bias.map(|bias| &bias[j0..j0 + nb]);
-                let work = Work { how: How { bias, ..work.how }, ..work };
-                multiply(c.offset(0, j0), a, packed, &panels, nb, work);
+                let c = c.offset(0, j0);
+                let columns = Columns { c, packed, n: nb, bias, accumulate: work.how.accumulate };
+                multiply(a, &panels, columns, work.parallel);
             }
         }
     });
 }
 
-/// `n` columns of `c` from packed columns of `b`.
+/// Packed columns of a right factor, and where their products go.
+#[derive(Clone, Copy)]
+struct Columns<'a> {
+    c: Out,
+    packed: &'a [f32],
+    n: usize,
+    bias: Option<&'a [f32]>,
+    accumulate: bool,
+}
+
+/// The products of `a` with the columns of a right factor.
 ///
 /// # Safety
 /// As [`product`]; `packed` holds the panels of `n` columns.
-unsafe fn multiply(c: Out, a: Mat, packed: &[f32], b: &Panels, n: usize, work: Work) {
-    let (m, k, level) = (a.rows, a.cols, b.level);
-    let grid = Grid::new(m, n, b, work.parallel);
-    for_each(work.parallel, grid.rows * grid.cols, |t| {
+unsafe fn multiply(a: Mat, b: &Panels, columns: Columns, parallel: bool) {
+    let grid = Grid::new(a.rows, columns.n, b, parallel);
+    for_each(parallel, grid.rows * grid.cols, |t| {
         let (i0, j0) = (t / grid.cols * grid.mc, t % grid.cols * grid.nc);
-        let (mb, nb) = (grid.mc.min(m - i0), grid.nc.min(n - j0));
-        let longest = Panels::of_rows(level, b.format, b.kc, a.col_stride == 1);
-        scratch::with(mb.div_ceil(longest.width) * longest.words(), |pa| {
-            for (block, p0) in (0..k).step_by(b.kc).enumerate() {
-                let kb = b.kc.min(k - p0);
-                let rows = Panels::of_rows(level, b.format, kb, a.col_stride == 1);
-                let bias = work.how.bias.filter(|_| p0 + kb == k).map_or(std::ptr::null(), |bias| bias[j0..].as_ptr());
-                // SAFETY: rows i0.. and columns j0.. of `c` are this task's, and the rows lie inside `a`.
+        // SAFETY: rows i0.. and columns j0.. of `c` are this task's, and the rows lie inside `a`.
+        unsafe { rows_by_columns(a, (i0, grid.mc.min(a.rows - i0)), b, &[columns], (j0, grid.nc)) };
+    });
+}
+
+/// At most `nc` columns from `j0` of the products of `mb` rows from `i0` with the columns of right factors, whose layout is
+/// the same: the rows are packed once for all.
+///
+/// # Safety
+/// These elements of each `c` must be writable, by this call alone; each `packed` holds the panels of its columns.
+unsafe fn rows_by_columns(a: Mat, (i0, mb): (usize, usize), b: &Panels, columns: &[Columns], (j0, nc): (usize, usize)) {
+    let (k, level) = (a.cols, b.level);
+    let longest = Panels::of_rows(level, b.format, b.kc, a.col_stride == 1);
+    scratch::with(mb.div_ceil(longest.width) * longest.words(), |pa| {
+        for (block, p0) in (0..k).step_by(b.kc).enumerate() {
+            let kb = b.kc.min(k - p0);
+            let rows = Panels::of_rows(level, b.format, kb, a.col_stride == 1);
+            // SAFETY: the rows lie inside `a`.
+            unsafe { rows.pack_all(Lanes::rows(&a, i0, mb).from(p0), pa, false) };
+            for columns in columns {
+                let bias = columns.bias.filter(|_| p0 + kb == k).map_or(std::ptr::null(), |bias| bias[j0..].as_ptr());
+                // SAFETY: the caller's promises.
                 unsafe {
-                    rows.pack_all(Lanes::rows(&a, i0, mb).from(p0), pa, false);
-                    let panel = packed.as_ptr().add(j0 / b.width * b.words());
+                    let panel = columns.packed.as_ptr().add(j0 / b.width * b.words());
                     let block = tile::Block {
-                        c: c.offset(i0, j0),
+                        c: columns.c.offset(i0, j0),
                         a: pa.as_ptr(),
                         a_panel: rows.words(),
                         b: panel.add(b.block_at(block)),
@@ -388,14 +423,14 @@ unsafe fn multiply(c: Out, a: Mat, packed: &[f32], b: &Panels, n: usize, work: W
                         a_rows: rows.stride(),
                         a_scale: pa.as_ptr().wrapping_add(rows.scale_at(0)),
                         b_scale: panel.wrapping_add(b.scale_at(block)),
-                        shape: (mb, kb, nb),
-                        accumulate: work.how.accumulate || p0 > 0,
+                        shape: (mb, kb, nc.min(columns.n - j0)),
+                        accumulate: columns.accumulate || p0 > 0,
                         bias,
                     };
                     run(level, b.format, block);
                 }
             }
-        });
+        }
     });
 }
 
@@ -422,18 +457,24 @@ struct Grid {
 
 impl Grid {
     fn new(m: usize, n: usize, b: &Panels, parallel: bool) -> Self {
-        let (mr, nr) = b.format.tile(b.level);
+        let nr = b.width;
         let threads = rayon::current_num_threads();
-        let want = if parallel { 3 * threads } else { 1 };
-        // More, shorter blocks of rows before blocks of columns, for which rows would be packed more than once.
-        let blocks = m.div_ceil(M_BLOCK).max(want.min(m / MIN_ROWS));
-        let mc = m.div_ceil(blocks.max(1)).next_multiple_of(mr);
+        let want = if parallel { 4 * threads } else { 1 };
+        let mc = rows_of_block(m, n, b, want);
         let rows = m.div_ceil(mc);
-        // Two blocks of rows to a thread are enough, and no block of columns is narrower than four tiles.
+        // More, shorter blocks of rows before blocks of columns, for which rows would be packed more than once. Two blocks
+        // of rows to a thread are enough, and no block of columns is narrower than four tiles.
         let cols = if rows >= 2 * threads { 1 } else { want.div_ceil(rows).min(n / (4 * nr)).max(1) };
         let nc = n.div_ceil(cols).next_multiple_of(nr);
         Grid { rows, cols: n.div_ceil(nc), mc, nc }
     }
+}
+
+/// Rows of a block of `a`, of `m`, that is multiplied with `n` columns, where `want` blocks are wanted.
+fn rows_of_block(m: usize, n: usize, b: &Panels, want: usize) -> usize {
+    let near = 4 * b.block_words(n) <= NEAR_BYTES;
+    let blocks = m.div_ceil(if near { M_BLOCK } else { M_BLOCK_FAR }).max(want.min(m / MIN_ROWS));
+    m.div_ceil(blocks.max(1)).next_multiple_of(b.format.tile(b.level).0)
 }
 
 /// Packs `a` once; every task packs its own columns of `b`. Always in 32-bit floats.

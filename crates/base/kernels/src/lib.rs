@@ -12,7 +12,9 @@ mod embedding;
 mod experts;
 mod ffn;
 mod gemm;
+mod linear;
 mod listed;
+mod logic;
 mod loss;
 mod map;
 mod memory;
@@ -42,10 +44,12 @@ pub use ffn::{
     Affine, AffineGrads, FeedForward, FeedForwardGrads, FeedForwardKept, FeedForwardWants, feed_forward,
     feed_forward_backward, feed_forward_kept, feed_forward_rows,
 };
-pub use gemm::{How, Mat, PackedB, Precision, matmul, matmul_packed, matmul_with};
+pub use gemm::{Each, How, Mat, PackedB, Precision, matmul, matmul_each, matmul_packed, matmul_sum, matmul_with};
+pub use linear::{linear_each, linear_each_input_grad, linear_each_weight_grads};
 pub use listed::{
     KeyLists, ListedGrads, ListedSaved, ListedShape, listed_attention_backward, listed_attention_forward,
 };
+pub use logic::{LogicGrads, LogicScan, logic_backward, logic_forward};
 pub use loss::{
     IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward, loss_packs, loss_rows,
 };
@@ -60,7 +64,7 @@ pub use quant::{Q8, dequantize_q8, matmul_q8, quantize_q8};
 pub use recurrent::{
     Recurrence, RecurrentGrads, RecurrentKind, RecurrentStates, recurrent_backward, recurrent_forward,
 };
-pub use rope::{RopeTable, rope};
+pub use rope::{Rope, RopeTable, rope, rope_into};
 pub use scan::conv::{CausalConv, ConvGrads, causal_conv_backward, causal_conv_forward};
 pub use scan::rglru::{RgLru, RgLruGrads, rg_lru_backward, rg_lru_forward};
 pub use scan::selective::{SelectiveGrads, SelectiveScan, selective_scan_backward, selective_scan_forward};

@@ -3,12 +3,13 @@
 
 use crate::{
     Activation, AttentionGrads, AttentionSaved, AttentionShape, Dropout, IGNORE, LinearLoss, Mat, Norm, NormGrads,
-    NormSaved, NormStats, Q8, RopeTable, Spans, philox,
+    NormSaved, NormStats, Q8, Rope, Spans, philox,
 };
 
 mod experts;
 mod ffn;
 mod listed;
+mod logic;
 mod optim;
 mod recurrent;
 mod scan;
@@ -16,6 +17,7 @@ mod scan;
 pub use experts::*;
 pub use ffn::*;
 pub use listed::*;
+pub use logic::logic;
 pub use optim::{adafactor_matrix, adafactor_vector, adamw, add_with_squares, lion, muon, sgd, sum_of_squares};
 pub use recurrent::*;
 pub use scan::*;
@@ -194,7 +196,8 @@ pub fn norm_backward(norm: &Norm, saved: &NormSaved, dy: &[f32], d_sum: Option<&
 }
 
 /// See [`crate::rope`].
-pub fn rope(x: &mut [f32], positions: &[u32], table: &RopeTable, n_heads: usize, d_head: usize, inverse: bool) {
+pub fn rope(x: &mut [f32], how: &Rope) {
+    let Rope { positions, table, n_heads, d_head, inverse } = *how;
     let half = table.rotary_dim / 2;
     for (n, &pos) in positions.iter().enumerate() {
         for h in 0..n_heads {

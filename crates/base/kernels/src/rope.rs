@@ -11,28 +11,58 @@ pub struct RopeTable<'a> {
     pub rotary_dim: usize,
 }
 
-/// Rotates the first `rotary_dim` of each head in place: x `[N, H, d_head]`, positions `[N]`. `inverse` rotates back,
-/// which is also the backward pass.
-pub fn rope(x: &mut [f32], positions: &[u32], table: &RopeTable, n_heads: usize, d_head: usize, inverse: bool) {
-    let (row, half) = (n_heads * d_head, table.rotary_dim / 2);
-    assert_eq!(x.len(), positions.len() * row, "rope: x has {} floats, {} positions x {row}", x.len(), positions.len());
-    assert!(
-        table.rotary_dim.is_multiple_of(2) && table.rotary_dim <= d_head,
-        "rope: rotary_dim {} must be even and at most d_head {d_head}",
-        table.rotary_dim
-    );
-    assert_eq!(table.cos.len(), table.sin.len(), "rope: {} cosines, {} sines", table.cos.len(), table.sin.len());
-    if half == 0 || row == 0 {
-        return;
+/// How heads are rotated.
+#[derive(Clone, Copy)]
+pub struct Rope<'a> {
+    /// Of each row, `[N]`.
+    pub positions: &'a [u32],
+    pub table: RopeTable<'a>,
+    pub n_heads: usize,
+    pub d_head: usize,
+    /// Rotates back, which is also the backward pass.
+    pub inverse: bool,
+}
+
+/// Rotates the first `rotary_dim` of each head in place: x `[N, H, d_head]`.
+pub fn rope(x: &mut [f32], how: &Rope) {
+    how.run(x, None);
+}
+
+/// [`rope`] of x into y, which is overwritten.
+pub fn rope_into(x: &[f32], y: &mut [f32], how: &Rope) {
+    assert_eq!(x.len(), y.len(), "rope: x has {} floats, y {}", x.len(), y.len());
+    how.run(y, Some(x));
+}
+
+impl Rope<'_> {
+    /// Rotates y, or what `from` has into y.
+    fn run(&self, y: &mut [f32], from: Option<&[f32]>) {
+        let Rope { positions, table, n_heads, d_head, inverse } = *self;
+        let (row, half) = (n_heads * d_head, table.rotary_dim / 2);
+        let (len, rows) = (y.len(), positions.len());
+        assert_eq!(len, rows * row, "rope: x has {len} floats, {rows} positions x {row}");
+        assert!(
+            table.rotary_dim.is_multiple_of(2) && table.rotary_dim <= d_head,
+            "rope: rotary_dim {} must be even and at most d_head {d_head}",
+            table.rotary_dim
+        );
+        assert_eq!(table.cos.len(), table.sin.len(), "rope: {} cosines, {} sines", table.cos.len(), table.sin.len());
+        if half == 0 || row == 0 {
+            from.inspect(|from| y.copy_from_slice(from));
+            return;
+        }
+        let max = table.cos.len() / half;
+        let far = positions.iter().copied().max().unwrap_or(0) as usize;
+        assert!(positions.is_empty() || far < max, "rope: position {far}, but the table ends at {max}");
+        let rows = (1usize << 14).div_ceil(row);
+        let level = simd::level();
+        y.par_chunks_mut(rows * row).zip(positions.par_chunks(rows)).enumerate().for_each(|(i, (x, positions))| {
+            if let Some(from) = from {
+                x.copy_from_slice(&from[i * rows * row..][..x.len()]);
+            }
+            simd::run(level, Rotate { x, positions, table: &table, shape: (row, d_head), inverse });
+        });
     }
-    let max = table.cos.len() / half;
-    let far = positions.iter().copied().max().unwrap_or(0) as usize;
-    assert!(positions.is_empty() || far < max, "rope: position {far}, but the table ends at {max}");
-    let rows = (1usize << 14).div_ceil(row);
-    let level = simd::level();
-    x.par_chunks_mut(rows * row).zip(positions.par_chunks(rows)).for_each(|(x, positions)| {
-        simd::run(level, Rotate { x, positions, table, shape: (row, d_head), inverse });
-    });
 }
 
 struct Rotate<'a> {

@@ -16,10 +16,14 @@ fn rope_equals_its_definition_and_its_inverse_undoes_it() {
             let positions: Vec<u32> = (0..n as u32).map(|i| i * 7 % 50).collect();
             let x = noise(n * heads * d_head, 2);
             let (mut got, mut want) = (x.clone(), x.clone());
-            rope(&mut got, &positions, &table, heads, d_head, false);
-            reference::rope(&mut want, &positions, &table, heads, d_head, false);
+            let how = Rope { positions: &positions, table, n_heads: heads, d_head, inverse: false };
+            rope(&mut got, &how);
+            reference::rope(&mut want, &how);
             assert_close("rope", &got, &want, 1e-6);
-            rope(&mut got, &positions, &table, heads, d_head, true);
+            let mut elsewhere = vec![f32::NAN; x.len()];
+            rope_into(&x, &mut elsewhere, &how);
+            assert_eq!(elsewhere, got);
+            rope(&mut got, &Rope { inverse: true, ..how });
             assert_close("undone", &got, &x, 1e-6);
         }
     });

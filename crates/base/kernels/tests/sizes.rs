@@ -185,11 +185,13 @@ fn positions_and_embeddings() {
             let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
             let (table, x) = (RopeTable { cos: &cos, sin: &sin, rotary_dim: rotary }, noise(n * heads * d_head, 2));
             let positions: Vec<u32> = (0..n as u32).collect();
-            let turn = |f: fn(&mut [f32], &[u32], &RopeTable, usize, usize, bool), y: &mut [f32]| {
+            let how = Rope { positions: &positions, table, n_heads: heads, d_head, inverse: true };
+            let turn = |f: fn(&mut [f32], &Rope), y: &mut [f32]| {
                 y.copy_from_slice(&x);
-                f(y, &positions, &table, heads, d_head, true);
+                f(y, &how);
             };
             fill_alike("rope", x.len(), |y| turn(rope, y), |y| turn(reference::rope, y));
+            fill_alike("rope", x.len(), |y| rope_into(&x, y, &how), |y| turn(reference::rope, y));
         }
     });
     for (n, v, d) in [(0, 0, 3), (0, 4, 3), (5, 4, 0), (1, 1, 1), (7, 3, 5)] {

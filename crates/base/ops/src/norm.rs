@@ -68,7 +68,7 @@ impl<const N: usize> HostOp<N> for NormOp {
 struct AddNormOp(Form);
 
 impl<const N: usize> HostOps<N, 2> for AddNormOp {
-    const IN_PLACE: usize = 0;
+    const IN_PLACE: Option<usize> = Some(0);
 
     /// The weights, and the sum.
     fn keep_inputs(&self) -> [bool; N] {

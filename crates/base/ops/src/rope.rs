@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
-use cupola_kernels::{RopeTable, rope as rotate};
+use cupola_kernels::{RopeTable, room, rope_into};
 
 use crate::host::{HostOp, Output, Saved, apply, erase};
 
@@ -28,10 +28,14 @@ struct Rope {
 
 impl Rope {
     fn rotated(&self, x: &[f32], inverse: bool) -> Vec<f32> {
-        let a = &self.angles;
-        let mut y = x.to_vec();
+        let (a, positions) = (&self.angles, &self.positions);
         let table = RopeTable { cos: &a.cos, sin: &a.sin, rotary_dim: a.rotary_dim };
-        rotate(&mut y, &self.positions, &table, self.n_heads, self.d_head, inverse);
+        let mut y = room(x.len());
+        rope_into(
+            x,
+            &mut y,
+            &cupola_kernels::Rope { positions, table, n_heads: self.n_heads, d_head: self.d_head, inverse },
+        );
         y
     }
 }

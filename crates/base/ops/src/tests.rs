@@ -9,6 +9,7 @@ use crate::*;
 
 mod experts;
 mod listed;
+mod logic;
 mod recurrent;
 mod scan;
 
@@ -426,6 +427,44 @@ fn linear_with_a_bias_equals_its_composed_form() {
             |[x, w, b]| linear(x, w, Some(b.reshape([m])), Precision::F32),
             |[x, w, b]| crate::linear::composed(x, w, Some(b.reshape([m]))),
         );
+    }
+}
+
+#[test]
+fn three_layers_of_one_input_equal_three_layers() {
+    let device = Device::flex().autodiff();
+    for ([n, k, m], biased) in
+        [([1, 1, 1], 0), ([3, 16, 17], 3), ([65, 33, 20], 0), ([130, 31, 65], 3), ([70, 8, 9], 1), ([300, 24, 40], 3)]
+    {
+        let biases: [Tensor<2>; 3] =
+            [0, 1, 2].map(|i| from_vec(noise(m + i, 50 + i as u64), [1, m + i], &device).require_grad());
+        let leaves = [leaf([n, k], 1), leaf([m, k], 2), leaf([m + 1, k], 3), leaf([m + 2, k], 4)];
+        let bias = |i: usize| (i < biased).then(|| biases[i].clone().reshape([m + i]));
+        same(
+            &format!("{n}x{k}x{m}, {biased} biases"),
+            leaves.clone(),
+            |[x, q, k, v]| {
+                let layers = [(q, bias(0)), (k, bias(1)), (v, bias(2))];
+                Tensor::cat(linear_three(x, layers, Precision::F32).to_vec(), 1)
+            },
+            |[x, q, k, v]| {
+                let parts = [(q, 0), (k, 1), (v, 2)].map(|(w, i)| crate::linear::composed(x.clone(), w, bias(i)));
+                Tensor::cat(parts.to_vec(), 1)
+            },
+        );
+        let [x, q, k, v] = leaves;
+        let layers = || [(q.clone(), bias(0)), (k.clone(), bias(1)), (v.clone(), bias(2))];
+        let [_, second, _] = linear_three(x.clone(), layers(), Precision::F32);
+        let grads = second.sum().backward();
+        let want = crate::linear::composed(x.clone(), k.clone(), bias(1)).sum().backward();
+        close("one result, x", &to_vec(&x.grad(&grads).unwrap()), &to_vec(&x.grad(&want).unwrap()));
+        close("one result, w", &to_vec(&k.grad(&grads).unwrap()), &to_vec(&k.grad(&want).unwrap()));
+        assert!(q.grad(&grads).is_none_or(|grad| to_vec(&grad).iter().all(|x| *x == 0.0)));
+        if biased == 3 {
+            let grads = linear_three(x, layers(), Precision::F32).map(Tensor::sum).into_iter().reduce(|a, b| a + b);
+            let grads = grads.unwrap().backward();
+            close("bias", &to_vec(&biases[2].grad(&grads).unwrap()), &vec![n as f32; m + 2]);
+        }
     }
 }
 

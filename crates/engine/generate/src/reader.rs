@@ -104,6 +104,11 @@ impl Reader {
         }
     }
 
+    /// What the tokenizer calls the mask.
+    pub fn mask(&self) -> Option<&'static str> {
+        MASKS.iter().copied().find(|name| self.tokenizer.token_to_id(name).is_some())
+    }
+
     /// The longest text, tokens around it included.
     pub fn max_seq_len(&self) -> usize {
         self.encoder.spec().stack.max_seq_len
@@ -216,7 +221,7 @@ impl Reader {
         if self.reads() != Reads::Masks {
             return Err(Error::usage("this model fills no masks"));
         }
-        let mask = MASKS.iter().find_map(|name| Some((*name, self.tokenizer.token_to_id(name)?)));
+        let mask = self.mask().and_then(|name| Some((name, self.tokenizer.token_to_id(name)?)));
         let (name, mask) = mask.ok_or_else(|| Error::usage("this model's tokenizer has no mask"))?;
         let places: Vec<u32> = (0..text.len() as u32).filter(|at| text[*at as usize] == mask).collect();
         if places.is_empty() {

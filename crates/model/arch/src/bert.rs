@@ -4,7 +4,7 @@
 use cupola_artifact::Result;
 use cupola_nn::{
     AttentionSpec, BlockSpec, DenseSpec, EmbeddingSpec, EncoderSpec, FeedForwardSpec, FfnKind, Layout,
-    LearnedPositions, NormSpec, Squash, StackSpec,
+    LearnedPositions, NormSpec, Squash, StackSpec, Task,
 };
 use serde_json::{Map, Value, json};
 
@@ -151,6 +151,18 @@ pub(crate) fn bare(spec: &Spec, model: &str) -> Vec<Rearrangement> {
     }
 }
 
+/// Files of bare models may lack the layer over the first token.
+pub(crate) fn settled(spec: Spec, has: &dyn Fn(&str) -> bool, model: &str) -> Spec {
+    match spec {
+        Spec::Encoder(mut encoder) => {
+            let pooler = has("pooler.dense.weight") || has(&format!("{model}.pooler.dense.weight"));
+            encoder.head = encoder.head.filter(|head| head.task != Task::Summary || pooler);
+            Spec::Encoder(encoder)
+        }
+        other => other,
+    }
+}
+
 impl Family for Bert {
     fn model_type(&self) -> &'static str {
         "bert"
@@ -190,6 +202,10 @@ impl Family for Bert {
     /// The head that says whether two sentences follow each other is not built.
     fn rename(&self, name: &str) -> Option<String> {
         rename(name).filter(|name| !name.starts_with("cls.seq_relationship."))
+    }
+
+    fn settled(&self, spec: Spec, has: &dyn Fn(&str) -> bool) -> Spec {
+        settled(spec, has, "bert")
     }
 
     fn form(&self) -> Form {

@@ -23,6 +23,7 @@ mod jamba;
 mod led;
 mod likeness;
 mod llama;
+mod logic;
 mod longformer;
 mod mamba;
 mod mamba2;
@@ -109,4 +110,5 @@ pub const ALL: &[&dyn Family] = &[
     &block_sparse::BlockSparse,
     &block_sparse_encoder::BlockSparseEncoder,
     &graph::Graph,
+    &logic::Logic,
 ];

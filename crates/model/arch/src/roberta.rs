@@ -85,6 +85,10 @@ impl Family for Roberta {
         bert::rename(name)
     }
 
+    fn settled(&self, spec: Spec, has: &dyn Fn(&str) -> bool) -> Spec {
+        bert::settled(spec, has, "roberta")
+    }
+
     fn form(&self) -> Form {
         bert::FORM
     }

@@ -57,6 +57,16 @@ fn a_bare_encoder_loads_from_files_with_and_without_the_models_name() {
 }
 
 #[test]
+fn a_bare_encoder_without_the_layer_over_its_first_token_is_one_of_vectors() {
+    let dir = changed("bert-bare", |state| state.into_iter().filter(|(k, _)| !k.starts_with("pooler.")).collect());
+    let (bare, whole) = (load(dir.path()).unwrap(), load(&fixture("bert-bare")).unwrap());
+    assert!(bare.encoder().unwrap().head().is_none() && whole.encoder().unwrap().head().is_some());
+    let batch = bare.encoder().unwrap().spec().batch((5..12).collect(), std::slice::from_ref(&(0..7)));
+    let hidden = |model: &Model| to_vec(&model.encoder().unwrap().hidden(&batch));
+    assert_eq!(hidden(&bare), hidden(&whole));
+}
+
+#[test]
 fn a_text_alone_gives_what_it_gives_beside_padding_and_longer_ones() {
     for name in
         ["bert-seqcls", "roberta-seqcls", "albert-seqcls", "distilbert-seqcls", "modernbert-seqcls", "llama-seqcls"]

@@ -188,9 +188,9 @@ impl Module for Attention {
 
 impl Layer for Attention {
     fn forward(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>) -> Tensor<2> {
-        let q = self.placed(self.q.forward(x.clone()), self.q_norm.as_ref(), self.spec.n_heads, pass); // [N, H·dh]
-        let k = self.placed(self.k.forward(x.clone()), self.k_norm.as_ref(), self.spec.n_kv_heads, pass); // [N, Hkv·dh]
-        let v = self.v.forward(x); // [N, Hkv·dh]
+        let [q, k, v] = Linear::three([&self.q, &self.k, &self.v], x); // [N, H·dh], [N, Hkv·dh] twice
+        let q = self.placed(q, self.q_norm.as_ref(), self.spec.n_heads, pass);
+        let k = self.placed(k, self.k_norm.as_ref(), self.spec.n_kv_heads, pass);
         if let (true, Some(relative)) = (self.spec.relative, pass.relative.clone()) {
             return self.o.forward(self.relative([q, k, v], &relative, pass));
         }

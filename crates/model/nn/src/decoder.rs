@@ -10,6 +10,7 @@ use cupola_ops::{IGNORE, LossForm, Precision};
 
 use crate::batch::{Batch, Cache, Step};
 use crate::linear::Linear;
+use crate::logic::Program;
 use crate::module::{Module, Piece};
 use crate::router::Routing;
 use crate::source::{Scope, WeightSource};
@@ -125,6 +126,11 @@ impl Decoder {
     /// The output layer's weight as floats, `[V, D]`.
     fn head_weight(&self) -> Tensor<2> {
         self.head.as_ref().map_or_else(|| self.stack.embedding.tokens.value(), |head| head.weight.dense())
+    }
+
+    /// What its logic layers have learned, and how they read a batch.
+    pub fn programs(&self, batch: &Batch) -> Vec<Program> {
+        self.stack.programs(batch)
     }
 
     /// What the routers decide for a batch.

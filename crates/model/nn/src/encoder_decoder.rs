@@ -75,9 +75,14 @@ impl EncoderDecoderSpec {
         let kinds = |stack: &StackSpec| -> Vec<LayerSpec> {
             stack.blocks.iter().flat_map(|b| b.layers.iter().map(|(_, layer)| layer.clone())).collect()
         };
-        let mixing = |stack: &StackSpec, seq: usize| -> f64 {
-            kinds(stack).iter().map(|layer| seq as f64 * layer.kind().mixing_flops(seq)).sum()
+        // What layers say counts the half that a causal mask leaves, which the encoder has not; and of attention over the
+        // encoder's text as many tokens as it is told.
+        let reached = |layer: &LayerSpec| match layer {
+            LayerSpec::CrossAttention(_) => source,
+            _ => target,
         };
+        let reading: f64 = kinds(&self.encoder).iter().map(|layer| layer.kind().mixing_flops(2 * source)).sum();
+        let writing: f64 = kinds(&self.decoder).iter().map(|layer| layer.kind().mixing_flops(reached(layer))).sum();
         let of_memory: usize = kinds(&self.decoder)
             .iter()
             .map(|layer| match layer {
@@ -91,7 +96,7 @@ impl EncoderDecoderSpec {
         let of_source = encoder.products + of_memory as f64;
         let of_target = self.matrix_parameters() as f64 - of_source;
         let products = of_source * source as f64 + of_target * target as f64;
-        6.0 * products + 3.0 * (mixing(&self.encoder, source) + mixing(&self.decoder, target))
+        6.0 * products + 3.0 * (source as f64 * reading + target as f64 * writing)
     }
 
     /// Floating-point operations of training on one token of a pair of texts of `seq` each.

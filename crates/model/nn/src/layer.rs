@@ -10,6 +10,7 @@ use cupola_ops::{LayerCache, Precision};
 use crate::batch::{Batch, Step};
 use crate::cross_attention::Memory;
 use crate::hybrid::SharedBlock;
+use crate::logic::Program;
 use crate::module::Module;
 use crate::relative::Relative;
 use crate::router::Routing;
@@ -142,6 +143,8 @@ pub struct Pass<'a, 'b> {
     pub(crate) shared: Vec<SharedBlock>,
     /// What the routers of a batch decided.
     pub routing: Vec<Routing>,
+    /// What logic layers have learned; none where nobody asks.
+    pub(crate) programs: Option<Vec<Program>>,
 }
 
 impl<'a, 'b> Pass<'a, 'b> {
@@ -149,7 +152,20 @@ impl<'a, 'b> Pass<'a, 'b> {
     pub(crate) fn new(positions: Arc<[u32]>, reach: Reach<'a, 'b>, precision: Precision) -> Self {
         let (memory, relative, embedded) = (None, None, None);
         let (extra, shared, routing, ids) = (vec![], vec![], vec![], Arc::new([]));
-        Self { positions, reach, precision, memory, relative, ids, slot: 0, extra, embedded, shared, routing }
+        Self {
+            positions,
+            reach,
+            precision,
+            memory,
+            relative,
+            ids,
+            slot: 0,
+            extra,
+            embedded,
+            shared,
+            routing,
+            programs: None,
+        }
     }
 }
 

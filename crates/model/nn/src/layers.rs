@@ -12,6 +12,7 @@ use crate::griffin::GriffinSpec;
 use crate::hybrid::HybridSpec;
 use crate::latent_attention::LatentAttentionSpec;
 use crate::layer::LayerKind;
+use crate::logic::LogicSpec;
 use crate::mamba::MambaSpec;
 use crate::mamba2::Mamba2Spec;
 use crate::rwkv::{ChannelMixSpec, TimeMixSpec};
@@ -79,4 +80,6 @@ layers! {
     BlockSparse(BlockSparseSpec),
     /// Attention over a graph of tokens and phrases.
     Graph(GraphSpec),
+    /// A probabilistic logic program.
+    Logic(LogicSpec),
 }

@@ -101,6 +101,15 @@ impl Linear {
         }
     }
 
+    /// What three layers make of one input `[N, d_in]`, `[N, d_out]` each; read once where all are plain.
+    pub(crate) fn three(layers: [&Linear; 3], x: Tensor<2>) -> [Tensor<2>; 3] {
+        let precision = layers[0].precision;
+        match layers.map(|layer| layer.plain().filter(|_| layer.precision == precision)) {
+            [Some(a), Some(b), Some(c)] => cupola_ops::linear_three(x, [a, b, c], precision),
+            _ => layers.map(|layer| layer.forward(x.clone())),
+        }
+    }
+
     /// Weight and bias, where `y = x·wᵀ + b` of 32-bit floats is all that it computes for many rows.
     pub(crate) fn plain(&self) -> Option<LinearTensors> {
         match (&self.weight, &self.lora) {

@@ -69,9 +69,12 @@ impl DecoderSpec {
         layers.map(|(_, layer)| layer.kind().remembered(self.d_model, len) * size_of::<f32>()).sum()
     }
 
-    /// Bytes that a training step takes, as [`StackSpec::activation_bytes`] counts them.
+    /// Bytes that a training step takes, as [`StackSpec::activation_bytes`] counts them. Capped logits are there all at once,
+    /// with what their functions keep.
     pub fn activation_bytes(&self, rows: usize, recompute: bool, precision: Precision) -> f64 {
-        self.stack.activation_bytes(rows, recompute, precision)
+        let capped = if self.soft_cap.is_some() { 3 * rows } else { cupola_ops::loss_rows(rows, self.vocab_size) };
+        let more = capped.saturating_sub(cupola_ops::loss_rows(rows, self.vocab_size)) * self.vocab_size;
+        self.stack.activation_bytes(rows, recompute, precision) + 4.0 * more as f64
     }
 }
 

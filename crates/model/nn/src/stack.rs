@@ -11,6 +11,7 @@ use crate::block::{Block, BlockSpec};
 use crate::cross_attention::Memory;
 use crate::embedding::{Embedding, EmbeddingSpec};
 use crate::layer::{Pass, Reach};
+use crate::logic::Program;
 use crate::module::{Module, Piece};
 use crate::norm::{Norm, NormSpec, Stream};
 use crate::router::Routing;
@@ -180,6 +181,14 @@ impl Stack {
         let last = self.batch(batch, Given::default(), |stream| states.push(stream.value())).last;
         states.push(last);
         states
+    }
+
+    /// What its logic layers have learned, and how they read a batch.
+    pub fn programs(&self, batch: &Batch) -> Vec<Program> {
+        let x = self.embedding.forward_of(self.embedding.tokens.value(), &batch.ids, &batch.positions, None);
+        let mut pass = Pass { programs: Some(vec![]), ..self.pass(&batch.positions, Reach::Batch(batch)) };
+        self.run(x, &mut pass, |_| {});
+        pass.programs.unwrap_or_default()
     }
 
     /// The last hidden states of new tokens, `[N, D]`, for several sequences at once; the caches grow by them.

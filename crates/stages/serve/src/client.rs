@@ -36,12 +36,9 @@ impl Trial {
     }
 }
 
-/// Sends a request that the server answers by server-sent events, and reads them to the end.
-pub fn stream(address: SocketAddr, route: &str, mut body: Value) -> Result<Trial> {
-    body["stream"] = json!(true);
-    body["stream_options"] = json!({"include_usage": true});
+/// Sends a request and reads the answer's head; gives what follows it, line by line.
+fn send(address: SocketAddr, route: &str, body: &Value) -> Result<impl Iterator<Item = std::io::Result<String>>> {
     let body = body.to_string();
-    let started = Instant::now();
     let mut socket = TcpStream::connect_timeout(&address, TIMEOUT).context(|| format!("cannot reach {address}"))?;
     socket.set_read_timeout(Some(TIMEOUT)).context(|| "setting the time limit of the trial request".into())?;
     // HTTP/1.0: the answer comes as it is, without chunks, and ends with the connection.
@@ -53,13 +50,31 @@ pub fn stream(address: SocketAddr, route: &str, mut body: Value) -> Result<Trial
     let mut lines = BufReader::new(socket).lines();
     let mut next = || lines.next().transpose().context(|| "reading the server's answer".into());
     let status = next()?.unwrap_or_default();
+    while next()?.is_some_and(|line| !line.is_empty()) {}
     if !status.contains(" 200 ") {
-        while next()?.is_some_and(|line| !line.is_empty()) {}
         let body = next()?.unwrap_or_default();
         return Err(Error::failed(format!("the server answered the trial request with {status}: {body}")));
     }
+    Ok(lines)
+}
+
+/// Sends a request that the server answers at once; gives the answer and the seconds that it took.
+pub fn ask(address: SocketAddr, route: &str, body: &Value) -> Result<(Value, f64)> {
+    let started = Instant::now();
+    let lines = send(address, route, body)?.collect::<std::io::Result<Vec<String>>>();
+    let text = lines.context(|| "reading the server's answer".into())?.concat();
+    let answer = serde_json::from_str(&text).context(|| format!("the server sent `{text}`"))?;
+    Ok((answer, started.elapsed().as_secs_f64()))
+}
+
+/// Sends a request that the server answers by server-sent events, and reads them to the end.
+pub fn stream(address: SocketAddr, route: &str, mut body: Value) -> Result<Trial> {
+    body["stream"] = json!(true);
+    body["stream_options"] = json!({"include_usage": true});
+    let started = Instant::now();
     let mut trial = Trial::default();
-    while let Some(line) = next()? {
+    for line in send(address, route, &body)? {
+        let line = line.context(|| "reading the server's answer".into())?;
         let Some(data) = line.strip_prefix("data: ") else { continue };
         if data == "[DONE]" {
             trial.total_seconds = started.elapsed().as_secs_f64();

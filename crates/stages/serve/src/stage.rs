@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Context, Error, Result, parse_config, write_atomic};
-use cupola_generate::Engine;
+use cupola_generate::{Engine, Reader, Reads, is_encoder};
 use serde_json::{Map, Value, json};
 
 use crate::backend::Backend;
 use crate::client::{self, Trial};
 use crate::config::{API_KEY_VARIABLE, ServeConfig};
+use crate::reading::reading_router;
 use crate::resolve::{SERVE_FILE, ServeFile, find_model};
 use crate::routes::router;
 use crate::server::Server;
@@ -87,14 +88,15 @@ impl Configured for Configuration {
     fn run(&self, context: &StageContext<'_>) -> Result<Report> {
         let input = context.input("model")?;
         let model_dir = find_model(&input.path)?;
-        let engine = Engine::load(&model_dir, context.device, &self.settings.engine)?;
         let name = self.settings.model_name.clone().unwrap_or_else(|| input.reference.clone());
-        let trial = try_out(Arc::new(engine), &self.settings, &name)?;
-        let speed = trial.tokens_per_second();
-        context.progress.line(&format!(
-            "the server answered: first token after {:.0} ms, then {speed:.1} tokens/s",
-            trial.first_token_seconds * 1e3
-        ));
+        let (said, metrics) = match is_encoder(&model_dir)? {
+            true => read_trial(Reader::load(&model_dir, context.device)?, &self.settings, &name)?,
+            false => {
+                let engine = Engine::load(&model_dir, context.device, &self.settings.engine)?;
+                written_trial(&try_out(Arc::new(engine), &self.settings, &name)?)
+            }
+        };
+        context.progress.line(&format!("the server answered: {said}"));
         let settings = ServeConfig { model_name: Some(name.clone()), ..self.settings.clone() };
         let model = relative_model(&input.path, &model_dir, input.kind.is_some());
         let file = serde_json::to_vec_pretty(&ServeFile { model, settings }).context(|| SERVE_FILE.into())?;
@@ -102,15 +104,55 @@ impl Configured for Configuration {
         Ok(Report {
             went_in: format!("model {}", input.reference),
             came_out: format!("answers on /v1 as `{name}`"),
-            metrics: Map::from_iter([
-                ("first_token_seconds".to_owned(), json!(trial.first_token_seconds)),
-                ("tokens_per_second".to_owned(), json!(speed)),
-                ("prompt_tokens".to_owned(), json!(trial.prompt_tokens)),
-                ("completion_tokens".to_owned(), json!(trial.completion_tokens)),
-            ]),
+            metrics,
             scores: Vec::new(),
         })
     }
+}
+
+/// What a trial of a model that writes brought, in words and as metrics.
+fn written_trial(trial: &Trial) -> (String, Map<String, Value>) {
+    let speed = trial.tokens_per_second();
+    let said = format!("first token after {:.0} ms, then {speed:.1} tokens/s", trial.first_token_seconds * 1e3);
+    let metrics = Map::from_iter([
+        ("first_token_seconds".to_owned(), json!(trial.first_token_seconds)),
+        ("tokens_per_second".to_owned(), json!(speed)),
+        ("prompt_tokens".to_owned(), json!(trial.prompt_tokens)),
+        ("completion_tokens".to_owned(), json!(trial.completion_tokens)),
+    ]);
+    (said, metrics)
+}
+
+/// Serves an encoder on a free port of this machine, and asks it for a text's vector and for what it is made for.
+fn read_trial(reader: Reader, settings: &ServeConfig, name: &str) -> Result<(String, Map<String, Value>)> {
+    let settings = ServeConfig { host: "127.0.0.1".into(), port: 0, api_key: None, ..settings.clone() };
+    let (reads, mask) = (reader.reads(), reader.mask());
+    let server = Server::bind(&settings)?;
+    let handle = server.spawn(reading_router(reader, &settings, name))?;
+    let trial = || -> Result<_> {
+        let (vector, seconds) = client::ask(handle.address(), "/v1/embeddings", &json!({"input": "Hello"}))?;
+        let width = vector["data"][0]["embedding"].as_array().map_or(0, Vec::len);
+        // A tokenizer without a mask has a model that fills none.
+        let text = match (reads, mask) {
+            (Reads::Masks, Some(mask)) => Some(mask),
+            (Reads::Labels, _) => Some("Hello"),
+            _ => None,
+        };
+        let answers = text.map(|text| client::ask(handle.address(), "/", &json!({"inputs": text}))).transpose()?;
+        Ok((seconds, width, answers))
+    };
+    let found = trial();
+    handle.stop()?;
+    let (seconds, width, answers) = found?;
+    let mut said = format!("a vector of {width} numbers after {:.0} ms", seconds * 1e3);
+    let mut metrics =
+        Map::from_iter([("vector_seconds".to_owned(), json!(seconds)), ("vector_width".to_owned(), json!(width))]);
+    if let Some((_, seconds)) = answers {
+        let what = if reads == Reads::Masks { "words for a mask" } else { "labels" };
+        said += &format!(", {what} after {:.0} ms", seconds * 1e3);
+        metrics.insert("task_seconds".to_owned(), json!(seconds));
+    }
+    Ok((said, metrics))
 }
 
 /// Where the model will be, seen from the finished artifact: artifacts of one run lie side by side.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::rows::Rows;
 use super::settings::{Constant, Described, Export, count, fixed, number};
-use super::{Architecture, rows, same};
+use super::{Architecture, PLAIN, rows, same};
 
 /// The longest sequence where `config.json` says none; slopes know no end.
 const CONTEXT: u32 = 2048;
@@ -15,14 +15,14 @@ pub const BLOOM: Architecture = Architecture {
     model_type: "bloom",
     class: "BloomForCausalLM",
     name: "bloom",
-    settings: &[
+    settings: &[&[
         count(&["hidden_size", "n_embed"], "embedding_length"),
         count(&["n_layer", "num_hidden_layers"], "block_count"),
         count(&["n_head", "num_attention_heads"], "attention.head_count"),
         number(&["layer_norm_epsilon"], "attention.layer_norm_epsilon"),
-    ],
+    ]],
     fixed: &[fixed("apply_residual_connection_post_layernorm", &[Constant::Flag(false)])],
-    tensors: &[
+    tensors: &[&[
         same("transformer.word_embeddings", "token_embd"),
         same("transformer.word_embeddings_layernorm", "token_embd_norm"),
         same("transformer.ln_f", "output_norm"),
@@ -33,9 +33,10 @@ pub const BLOOM: Architecture = Architecture {
         same("transformer.h.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
         same("transformer.h.{}.mlp.dense_h_to_4h", "blk.{}.ffn_up"),
         same("transformer.h.{}.mlp.dense_4h_to_h", "blk.{}.ffn_down"),
-    ],
+    ]],
     write,
     read,
+    ..PLAIN
 };
 
 fn write(export: &mut Export<'_>) -> Result<()> {

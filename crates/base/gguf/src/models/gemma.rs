@@ -3,18 +3,8 @@
 use cupola_artifact::{Error, Result};
 use serde_json::{Value, json};
 
-use super::settings::{Constant, Described, Export, Fixed, Setting, count, fixed, number, plain};
-use super::{Architecture, Tensor, llama, one_more, rope, same};
-
-const SETTINGS: &[Setting] = &[
-    count(&["max_position_embeddings"], "context_length"),
-    count(&["hidden_size"], "embedding_length"),
-    count(&["num_hidden_layers"], "block_count"),
-    count(&["intermediate_size"], "feed_forward_length"),
-    count(&["num_attention_heads"], "attention.head_count"),
-    number(&["rms_norm_eps"], "attention.layer_norm_rms_epsilon"),
-    count(&["sliding_window"], "attention.sliding_window"),
-];
+use super::settings::{Constant, Described, Export, Fixed, count, fixed, plain};
+use super::{Architecture, PLAIN, Tensor, llama, one_more, rope, same};
 
 const FIXED: &[Fixed] = &[
     fixed("hidden_activation", &[Constant::Text("gelu_pytorch_tanh")]),
@@ -45,11 +35,12 @@ pub const GEMMA2: Architecture = Architecture {
     model_type: "gemma2",
     class: "Gemma2ForCausalLM",
     name: "gemma2",
-    settings: SETTINGS,
+    settings: &[llama::SETTINGS, &[count(&["sliding_window"], "attention.sliding_window")]],
     fixed: FIXED,
-    tensors: TENSORS,
+    tensors: &[TENSORS],
     write: write2,
     read: read2,
+    ..PLAIN
 };
 
 /// Gemma 3: one layer of several reaches everything, with its own rotary base.

@@ -4,20 +4,20 @@ use cupola_artifact::{Error, Result};
 use serde_json::{Value, json};
 
 use super::settings::{Constant, Described, Export, count, fixed, number};
-use super::{Architecture, same, transposed};
+use super::{Architecture, PLAIN, same, transposed};
 
 /// GPT-2.
 pub const GPT2: Architecture = Architecture {
     model_type: "gpt2",
     class: "GPT2LMHeadModel",
     name: "gpt2",
-    settings: &[
+    settings: &[&[
         count(&["n_positions", "n_ctx"], "context_length"),
         count(&["n_embd"], "embedding_length"),
         count(&["n_layer"], "block_count"),
         count(&["n_head"], "attention.head_count"),
         number(&["layer_norm_epsilon"], "attention.layer_norm_epsilon"),
-    ],
+    ]],
     fixed: &[
         fixed("activation_function", &[Constant::Text("gelu_new"), Constant::Text("gelu_pytorch_tanh")]),
         fixed("scale_attn_by_inverse_layer_idx", &[Constant::Flag(false)]),
@@ -25,7 +25,7 @@ pub const GPT2: Architecture = Architecture {
         fixed("reorder_and_upcast_attn", &[Constant::Flag(false)]),
         fixed("add_cross_attention", &[Constant::Flag(false)]),
     ],
-    tensors: &[
+    tensors: &[&[
         same("transformer.wte", "token_embd"),
         same("transformer.wpe", "position_embd"),
         same("transformer.ln_f", "output_norm"),
@@ -36,9 +36,10 @@ pub const GPT2: Architecture = Architecture {
         same("transformer.h.{}.ln_2", "blk.{}.ffn_norm"),
         transposed("transformer.h.{}.mlp.c_fc", "blk.{}.ffn_up"),
         transposed("transformer.h.{}.mlp.c_proj", "blk.{}.ffn_down"),
-    ],
+    ]],
     write,
     read,
+    ..PLAIN
 };
 
 fn write(export: &mut Export<'_>) -> Result<()> {

@@ -5,9 +5,10 @@ use serde_json::json;
 
 use super::rows::Rows;
 use super::settings::{Described, Export, SILU, Setting, count, number};
-use super::{Architecture, Tensor, rope, rows, same, stacked};
+use super::{Architecture, PLAIN, Tensor, rope, rows, same, stacked};
 
-const SETTINGS: &[Setting] = &[
+/// The settings of Llama and most that came after.
+pub const SETTINGS: &[Setting] = &[
     count(&["max_position_embeddings"], "context_length"),
     count(&["hidden_size"], "embedding_length"),
     count(&["num_hidden_layers"], "block_count"),
@@ -16,19 +17,41 @@ const SETTINGS: &[Setting] = &[
     number(&["rms_norm_eps"], "attention.layer_norm_rms_epsilon"),
 ];
 
-const TENSORS: &[Tensor] = &[
-    same("model.embed_tokens", "token_embd"),
-    same("model.norm", "output_norm"),
-    same("lm_head", "output"),
+/// The numbers of experts.
+const EXPERTS: &[Setting] =
+    &[count(&["num_local_experts"], "expert_count"), count(&["num_experts_per_tok"], "expert_used_count")];
+
+/// The tensors around the layers.
+pub const OUTER: &[Tensor] =
+    &[same("model.embed_tokens", "token_embd"), same("model.norm", "output_norm"), same("lm_head", "output")];
+
+/// Norms, values and what attention gives.
+pub const INNER: &[Tensor] = &[
     same("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
-    rows("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q", Rows::PairedQueries),
-    rows("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k", Rows::PairedKeys),
     same("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
     same("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
     same("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
+];
+
+/// The gated feed-forward layers.
+pub const GATED: &[Tensor] = &[
     same("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
     same("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
     same("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
+];
+
+/// Queries and keys, whose pairs are neighbours here.
+const PAIRED: &[Tensor] = &[
+    rows("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q", Rows::PairedQueries),
+    rows("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k", Rows::PairedKeys),
+];
+
+/// Mixtral's experts.
+const MIXTURE: &[Tensor] = &[
+    same("model.layers.{}.block_sparse_moe.gate", "blk.{}.ffn_gate_inp"),
+    stacked("model.layers.{}.block_sparse_moe.experts.{}.w1", "blk.{}.ffn_gate_exps"),
+    stacked("model.layers.{}.block_sparse_moe.experts.{}.w3", "blk.{}.ffn_up_exps"),
+    stacked("model.layers.{}.block_sparse_moe.experts.{}.w2", "blk.{}.ffn_down_exps"),
 ];
 
 /// Llama 1 to 3.
@@ -36,11 +59,12 @@ pub const LLAMA: Architecture = Architecture {
     model_type: "llama",
     class: "LlamaForCausalLM",
     name: "llama",
-    settings: SETTINGS,
+    settings: &[SETTINGS],
     fixed: &[SILU],
-    tensors: TENSORS,
+    tensors: &[OUTER, PAIRED, INNER, GATED],
     write,
     read,
+    ..PLAIN
 };
 
 /// Mistral: a window, which llama.cpp leaves out here, so that contexts end where it would begin to matter.
@@ -51,35 +75,10 @@ pub const MISTRAL: Architecture =
 pub const MIXTRAL: Architecture = Architecture {
     model_type: "mixtral",
     class: "MixtralForCausalLM",
-    name: "llama",
-    settings: &[
-        count(&["max_position_embeddings"], "context_length"),
-        count(&["hidden_size"], "embedding_length"),
-        count(&["num_hidden_layers"], "block_count"),
-        count(&["intermediate_size"], "feed_forward_length"),
-        count(&["num_attention_heads"], "attention.head_count"),
-        number(&["rms_norm_eps"], "attention.layer_norm_rms_epsilon"),
-        count(&["num_local_experts"], "expert_count"),
-        count(&["num_experts_per_tok"], "expert_used_count"),
-    ],
-    fixed: &[SILU],
-    tensors: &[
-        same("model.embed_tokens", "token_embd"),
-        same("model.norm", "output_norm"),
-        same("lm_head", "output"),
-        same("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
-        rows("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q", Rows::PairedQueries),
-        rows("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k", Rows::PairedKeys),
-        same("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
-        same("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
-        same("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
-        same("model.layers.{}.block_sparse_moe.gate", "blk.{}.ffn_gate_inp"),
-        stacked("model.layers.{}.block_sparse_moe.experts.{}.w1", "blk.{}.ffn_gate_exps"),
-        stacked("model.layers.{}.block_sparse_moe.experts.{}.w3", "blk.{}.ffn_up_exps"),
-        stacked("model.layers.{}.block_sparse_moe.experts.{}.w2", "blk.{}.ffn_down_exps"),
-    ],
+    settings: &[SETTINGS, EXPERTS],
+    tensors: &[OUTER, PAIRED, INNER, MIXTURE],
     write: write_windowed,
-    read,
+    ..LLAMA
 };
 
 /// Heads, their width, and rotary positions, as all that resemble Llama have them.

@@ -3,8 +3,8 @@
 use cupola_artifact::Result;
 use serde_json::{Value, json};
 
-use super::settings::{Described, Export, SILU, count, number};
-use super::{Architecture, llama, same};
+use super::settings::{Described, Export, SILU, count};
+use super::{Architecture, PLAIN, llama, same};
 
 /// Phi-3.
 pub const PHI3: Architecture = Architecture {
@@ -12,16 +12,14 @@ pub const PHI3: Architecture = Architecture {
     class: "Phi3ForCausalLM",
     name: "phi3",
     settings: &[
-        count(&["max_position_embeddings"], "context_length"),
-        count(&["hidden_size"], "embedding_length"),
-        count(&["num_hidden_layers"], "block_count"),
-        count(&["intermediate_size"], "feed_forward_length"),
-        count(&["num_attention_heads"], "attention.head_count"),
-        number(&["rms_norm_eps"], "attention.layer_norm_rms_epsilon"),
-        count(&["original_max_position_embeddings", "max_position_embeddings"], "rope.scaling.original_context_length"),
+        llama::SETTINGS,
+        &[count(
+            &["original_max_position_embeddings", "max_position_embeddings"],
+            "rope.scaling.original_context_length",
+        )],
     ],
     fixed: &[SILU],
-    tensors: &[
+    tensors: &[&[
         same("model.embed_tokens", "token_embd"),
         same("model.norm", "output_norm"),
         same("lm_head", "output"),
@@ -31,9 +29,10 @@ pub const PHI3: Architecture = Architecture {
         same("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
         same("model.layers.{}.mlp.gate_up_proj", "blk.{}.ffn_up"),
         same("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
-    ],
+    ]],
     write,
     read,
+    ..PLAIN
 };
 
 fn write(export: &mut Export<'_>) -> Result<()> {

@@ -3,33 +3,22 @@
 use cupola_artifact::{Error, Result};
 use serde_json::{Value, json};
 
-use super::settings::{Constant, Described, Export, SILU, Setting, count, fixed, number};
-use super::{Architecture, Tensor, llama, same, stacked};
+use super::settings::{Constant, Described, Export, SILU, count, fixed};
+use super::{Architecture, PLAIN, Tensor, llama, same, stacked};
 
-const SETTINGS: &[Setting] = &[
-    count(&["max_position_embeddings"], "context_length"),
-    count(&["hidden_size"], "embedding_length"),
-    count(&["num_hidden_layers"], "block_count"),
-    count(&["intermediate_size"], "feed_forward_length"),
-    count(&["num_attention_heads"], "attention.head_count"),
-    number(&["rms_norm_eps"], "attention.layer_norm_rms_epsilon"),
-];
-
-const TENSORS: &[Tensor] = &[
-    same("model.embed_tokens", "token_embd"),
-    same("model.norm", "output_norm"),
-    same("lm_head", "output"),
-    same("model.layers.{}.input_layernorm", "blk.{}.attn_norm"),
+/// Queries and keys in the order that transformers has them.
+const UNPAIRED: &[Tensor] = &[
     same("model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"),
     same("model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"),
-    same("model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"),
-    same("model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"),
+];
+
+const NORMS: &[Tensor] = &[
     same("model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"),
     same("model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"),
-    same("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),
-    same("model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"),
-    same("model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"),
-    same("model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"),
+];
+
+/// A router and its experts.
+pub const MIXTURE: &[Tensor] = &[
     same("model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"),
     stacked("model.layers.{}.mlp.experts.{}.gate_proj", "blk.{}.ffn_gate_exps"),
     stacked("model.layers.{}.mlp.experts.{}.up_proj", "blk.{}.ffn_up_exps"),
@@ -41,11 +30,12 @@ pub const QWEN2: Architecture = Architecture {
     model_type: "qwen2",
     class: "Qwen2ForCausalLM",
     name: "qwen2",
-    settings: SETTINGS,
+    settings: &[llama::SETTINGS],
     fixed: &[SILU],
-    tensors: TENSORS,
+    tensors: &[llama::OUTER, UNPAIRED, llama::INNER, llama::GATED],
     write,
     read,
+    ..PLAIN
 };
 
 /// Qwen 3.
@@ -54,6 +44,7 @@ pub const QWEN3: Architecture = Architecture {
     class: "Qwen3ForCausalLM",
     name: "qwen3",
     fixed: &[SILU, fixed("attention_bias", &[Constant::Flag(false)])],
+    tensors: &[llama::OUTER, UNPAIRED, NORMS, llama::INNER, llama::GATED],
     ..QWEN2
 };
 
@@ -63,20 +54,18 @@ pub const QWEN3_MOE: Architecture = Architecture {
     class: "Qwen3MoeForCausalLM",
     name: "qwen3moe",
     settings: &[
-        count(&["max_position_embeddings"], "context_length"),
-        count(&["hidden_size"], "embedding_length"),
-        count(&["num_hidden_layers"], "block_count"),
-        count(&["intermediate_size"], "feed_forward_length"),
-        count(&["num_attention_heads"], "attention.head_count"),
-        number(&["rms_norm_eps"], "attention.layer_norm_rms_epsilon"),
-        count(&["num_experts", "num_local_experts"], "expert_count"),
-        count(&["num_experts_per_tok"], "expert_used_count"),
-        count(&["moe_intermediate_size"], "expert_feed_forward_length"),
+        llama::SETTINGS,
+        &[
+            count(&["num_experts", "num_local_experts"], "expert_count"),
+            count(&["num_experts_per_tok"], "expert_used_count"),
+            count(&["moe_intermediate_size"], "expert_feed_forward_length"),
+        ],
     ],
     fixed: &[SILU, fixed("attention_bias", &[Constant::Flag(false)]), fixed("norm_topk_prob", &[Constant::Flag(true)])],
-    tensors: TENSORS,
+    tensors: &[llama::OUTER, UNPAIRED, NORMS, llama::INNER, MIXTURE],
     write: write_experts,
     read: read_experts,
+    ..PLAIN
 };
 
 fn write(export: &mut Export<'_>) -> Result<()> {

@@ -1,11 +1,13 @@
 //! A file to a model folder's settings and tensors.
 
-use cupola_artifact::{DType, Error, HostTensor, Result, StateDict};
+use std::collections::BTreeMap;
+
+use cupola_artifact::{Error, HostTensor, Result, StateDict};
 use serde_json::{Map, Value, json};
 
-use super::rows::{Heads, transpose};
+use super::change::{Change, Sizes, joined};
 use super::settings::{Described, heads};
-use super::{ARCHITECTURES, Architecture, Change, filled, holes, module, rope};
+use super::{ARCHITECTURES, Architecture, Tensor, filled, rope};
 use crate::read::Gguf;
 
 /// A model out of a file.
@@ -27,53 +29,65 @@ pub fn read_model(file: &Gguf) -> Result<FromGguf> {
 
 fn convert(file: &Gguf) -> Result<FromGguf> {
     let metadata = file.metadata();
-    if metadata.size("split.count")?.unwrap_or(1) > 1 {
-        return Err(Error::failed("the model is split into several files")
-            .with_hint("join them with llama-gguf-split --merge of llama.cpp"));
-    }
     let arch = architecture_of(file)?;
     let has = |name: &str| file.tensors().iter().any(|tensor| tensor.name == name);
-    let mut described = Described { metadata, arch: arch.name, has: &has, config: Map::new() };
+    let mut described = Described { metadata, arch: arch.name, has: &has, config: Map::new(), rotated: None };
     described.set("architectures", json!([arch.class]));
     described.set("model_type", json!(arch.model_type));
     arch.fixed.iter().for_each(|fixed| fixed.read(&mut described.config));
-    arch.settings.iter().try_for_each(|setting| setting.read(&mut described))?;
+    arch.all_settings().try_for_each(|setting| setting.read(&mut described))?;
     (arch.read)(&mut described)?;
     rotary(&mut described, file)?;
     general(&mut described, file)?;
     let config = described.config;
-    let heads = heads(metadata, arch.name)?;
-    let mut state = StateDict::new();
-    for info in file.tensors().iter().filter(|info| info.name != rope::FACTORS) {
-        let (place, last) = module(&info.name);
-        let fit = arch.tensors.iter().find_map(|tensor| Some((tensor, holes(tensor.gguf, place)?)));
-        let Some((tensor, numbers)) = fit else {
+    let state = tensors(file, arch, &has, &Sizes::read(metadata, arch.name)?)?;
+    Ok(FromGguf { config, state })
+}
+
+/// The tensors, named and shaped as Hugging Face's files have them.
+fn tensors(file: &Gguf, arch: &Architecture, has: &dyn Fn(&str) -> bool, sizes: &Sizes) -> Result<StateDict> {
+    let (mut state, mut parts) = (StateDict::new(), BTreeMap::<String, Vec<(Change, HostTensor)>>::new());
+    for info in file.tensors().iter().filter(|info| !rope::TENSORS.contains(&info.name.as_str())) {
+        let fit = arch.all_tensors().find_map(|tensor: &Tensor| Some((tensor, tensor.read(&info.name, has)?)));
+        let Some((tensor, name)) = fit else {
             return Err(Error::failed(format!("the model has no place for the tensor `{}`", info.name))
                 .with_hint(format!("it is described as `{}`; the tensor belongs to a newer form of it", arch.name)));
         };
         let data = file.read(info)?;
-        if tensor.change == Change::Stacked {
-            for (expert, data) in experts(&info.name, &data)?.into_iter().enumerate() {
-                let numbers: Vec<usize> = numbers.iter().copied().chain([expert]).collect();
-                state.insert(format!("{}.{last}", filled(tensor.hf, &numbers)), data);
+        let read = |data| tensor.change.read(data, sizes).map_err(|e| e.wrap(format!("`{}`", info.name)));
+        match tensor.change {
+            Change::Stacked => {
+                for (expert, data) in experts(&info.name, &data)?.into_iter().enumerate() {
+                    state.insert(filled(&name, &[expert]), data);
+                }
             }
-        } else {
-            let name = format!("{}.{last}", filled(tensor.hf, &numbers));
-            let data = unchanged(data, tensor.change, heads).map_err(|e| e.wrap(format!("`{}`", info.name)))?;
-            state.insert(name, data);
+            Change::LatentKeys | Change::LatentValues => {
+                parts.entry(name).or_default().push((tensor.change, read(data)?));
+            }
+            _ => drop(state.insert(name, read(data)?)),
         }
     }
-    Ok(FromGguf { config, state })
+    for (name, found) in parts {
+        let part = |change| found.iter().find(|(other, _)| *other == change).map(|(_, data)| data);
+        let (Some(keys), Some(values)) = (part(Change::LatentKeys), part(Change::LatentValues)) else {
+            return Err(Error::failed(format!("the file has one of the two parts of `{name}` only"))
+                .with_hint("get the model again"));
+        };
+        state.insert(name, joined(keys, values, sizes)?);
+    }
+    Ok(state)
 }
 
-/// The first architecture of the file's name whose required settings are there; the last of the name names what is missing.
+/// The first architecture of the file's name whose required settings and tensors are there; the last of the name names what
+/// is missing.
 fn architecture_of(file: &Gguf) -> Result<&'static Architecture> {
     let metadata = file.metadata();
     let name = metadata.required("general.architecture", metadata.text("general.architecture")?)?;
     let named: Vec<&Architecture> = ARCHITECTURES.iter().filter(|arch| arch.name == name).collect();
     let complete = |arch: &&&Architecture| {
-        let mut keys = arch.settings.iter().filter_map(|setting| setting.key_of_required());
-        keys.all(|key| metadata.get(&format!("{name}.{key}")).is_some())
+        let mut keys = arch.all_settings().filter_map(|setting| setting.key_of_required());
+        let marked = arch.marks.iter().all(|mark| file.tensor(mark).is_ok());
+        marked && keys.all(|key| metadata.get(&format!("{name}.{key}")).is_some())
     };
     named.iter().find(complete).or(named.last()).copied().ok_or_else(|| {
         let mut known: Vec<_> = ARCHITECTURES.iter().map(|arch| arch.name).collect();
@@ -86,11 +100,13 @@ fn architecture_of(file: &Gguf) -> Result<&'static Architecture> {
 fn rotary(described: &mut Described<'_>, file: &Gguf) -> Result<()> {
     let named = described.size("rope.dimension_count")?.is_some() || described.number("rope.freq_base")?.is_some();
     let Some(d_head) = head_width(described)?.filter(|_| named) else { return Ok(()) };
-    let factors = match file.tensor(rope::FACTORS) {
-        Ok(info) => Some(file.read(info)?.to_f32()?),
-        Err(_) => None,
+    let numbers = |name: &str| file.tensor(name).ok().map(|info| file.read(info)?.to_f32()).transpose();
+    let factors = rope::Factors {
+        of_all: numbers(rope::FACTORS)?,
+        of_short: numbers(rope::SHORT)?,
+        of_long: numbers(rope::LONG)?,
     };
-    rope::read(described, d_head, factors.as_deref())?;
+    rope::read(described, d_head, &factors)?;
     // Layers with a window have a base of their own, and no stretch.
     if let Some(theta) = described.config.remove("rope_local_base_freq") {
         let full = described.config.remove("rope_parameters");
@@ -101,6 +117,9 @@ fn rotary(described: &mut Described<'_>, file: &Gguf) -> Result<()> {
 }
 
 fn head_width(described: &Described<'_>) -> Result<Option<usize>> {
+    if described.rotated.is_some() {
+        return Ok(described.rotated);
+    }
     if let Some(width) = described.size("attention.key_length")? {
         return Ok(Some(width));
     }
@@ -124,19 +143,6 @@ fn general(described: &mut Described<'_>, file: &Gguf) -> Result<()> {
     }
     described.set("torch_dtype", json!("float32"));
     Ok(())
-}
-
-/// The tensor as Hugging Face's files have it.
-fn unchanged(tensor: HostTensor, change: Change, heads: Heads) -> Result<HostTensor> {
-    match change {
-        Change::Same | Change::Stacked => Ok(tensor),
-        Change::Rows(rows) => rows.change(&tensor, heads, false),
-        Change::Transposed => Ok(transpose(&tensor)),
-        Change::OneMore => {
-            let values: Vec<f32> = tensor.to_f32()?.into_iter().map(|v| v - 1.0).collect();
-            HostTensor::from_f32(tensor.shape, &values).to_float(DType::F32)
-        }
-    }
 }
 
 fn experts(name: &str, tensor: &HostTensor) -> Result<Vec<HostTensor>> {

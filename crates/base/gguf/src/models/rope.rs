@@ -7,6 +7,22 @@ use super::settings::{Described, Export, plain};
 
 /// The tensor whose numbers divide the frequencies.
 pub const FACTORS: &str = "rope_freqs.weight";
+/// The same of sequences no longer than the original context, and of longer ones.
+pub const SHORT: &str = "rope_factors_short.weight";
+/// The same of longer ones.
+pub const LONG: &str = "rope_factors_long.weight";
+/// All of them.
+pub const TENSORS: [&str; 3] = [FACTORS, SHORT, LONG];
+
+/// What divides the frequencies, as tensors say it.
+pub struct Factors {
+    /// Of all sequences.
+    pub of_all: Option<Vec<f32>>,
+    /// Of short sequences.
+    pub of_short: Option<Vec<f32>>,
+    /// Of long ones.
+    pub of_long: Option<Vec<f32>>,
+}
 
 /// Llama 3's stretch: low frequencies are divided, high ones kept, those between blended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,11 +87,91 @@ pub fn write(export: &mut Export<'_>, d_head: usize) -> Result<()> {
             };
             export.made.push((FACTORS, wavelengths(theta, dim).map(|w| stretch.divisor(w) as f32).collect()));
         }
+        "yarn" => write_yarn(export, &rope)?,
+        "longrope" | "su" if export.arch == "phi3" => write_long(export, &rope, dim)?,
         other => {
-            return Err(Error::failed(format!("config.json asks for rotary scaling `{other}`"))
-                .with_hint("GGUF files are written with default, linear and llama3"));
+            return Err(Error::failed(format!(
+                "config.json asks for rotary scaling `{other}`, which llama.cpp lacks here"
+            ))
+            .with_hint("it has default, linear, llama3 and yarn, and longrope for Phi-3"));
         }
     }
+    Ok(())
+}
+
+/// By how much YaRN lengthens what is rotated.
+fn lengthened(factor: f64, scale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
+}
+
+/// The original context, as the stretch or the model says it.
+fn original(config: &Map<String, Value>, rope: &Map<String, Value>) -> Option<f64> {
+    let key = "original_max_position_embeddings";
+    let found = rope.get(key).or_else(|| config.get(key)).filter(|v| !v.is_null());
+    found.or_else(|| config.get("max_position_embeddings"))?.as_f64()
+}
+
+/// YaRN (Peng et al. 2023).
+fn write_yarn(export: &mut Export<'_>, rope: &Map<String, Value>) -> Result<()> {
+    let said = |key: &str| rope.get(key).and_then(Value::as_f64).filter(|v| *v != 0.0);
+    if rope.get("truncate") == Some(&Value::Bool(false)) {
+        return Err(Error::failed(
+            "`truncate` of the rotary scaling in config.json is false; llama.cpp always truncates",
+        ));
+    }
+    let original = original(export.config, rope).unwrap_or(2048.0);
+    let longest = export.get(&["max_position_embeddings"]).and_then(Value::as_f64).unwrap_or(2048.0);
+    let factor = said("factor").unwrap_or(longest / original);
+    export.set("rope.scaling.type", "yarn");
+    export.set("rope.scaling.factor", factor as f32);
+    export.set("rope.scaling.original_context_length", original as u32);
+    for (name, key, usual) in [("beta_fast", "yarn_beta_fast", 32.0), ("beta_slow", "yarn_beta_slow", 1.0)] {
+        if let Some(beta) = said(name).filter(|beta| *beta != usual) {
+            export.set(&format!("rope.scaling.{key}"), beta as f32);
+        }
+    }
+    let (some, all) = (said("mscale"), said("mscale_all_dim"));
+    let stretched = lengthened(factor, 1.0);
+    let derived = match (some, all) {
+        (Some(some), Some(all)) => lengthened(factor, some) / lengthened(factor, all),
+        _ => stretched,
+    };
+    let length = said("attention_factor").unwrap_or(derived);
+    if export.arch == "deepseek2" {
+        // The scores are scaled by the second, and what is rotated stays as long as it was.
+        let Some(all) = all.filter(|_| length == 1.0) else {
+            return Err(Error::failed("`mscale` and `mscale_all_dim` in config.json differ or are absent")
+                .with_hint("llama.cpp takes them to be equal for this architecture"));
+        };
+        export.set("rope.scaling.yarn_log_multiplier", (0.1 * all) as f32);
+    } else if length != stretched {
+        export.set("rope.scaling.attn_factor", (length / stretched) as f32);
+    }
+    Ok(())
+}
+
+/// The length of what is rotated where LongRoPE says none.
+fn long_length(config: &Map<String, Value>, rope: &Map<String, Value>, original: f64) -> f64 {
+    let longest = config.get("max_position_embeddings").and_then(Value::as_f64).unwrap_or(original);
+    let factor = rope.get("factor").and_then(Value::as_f64).unwrap_or(longest / original);
+    if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() }
+}
+
+/// LongRoPE (Ding et al. 2024). llama.cpp chooses the factors by the context that it is started with, not by the sequence.
+fn write_long(export: &mut Export<'_>, rope: &Map<String, Value>, dim: usize) -> Result<()> {
+    for (name, key) in [(SHORT, "short_factor"), (LONG, "long_factor")] {
+        let list = rope.get(key).and_then(Value::as_array);
+        let factors: Option<Vec<f32>> = list.and_then(|l| l.iter().map(|v| v.as_f64().map(|v| v as f32)).collect());
+        let factors = factors.filter(|factors| factors.len() == dim / 2).ok_or_else(|| {
+            Error::failed(format!("`{key}` of the rotary scaling in config.json is no list of {}", dim / 2))
+        })?;
+        export.made.push((name, factors));
+    }
+    let original = original(export.config, rope).unwrap_or(4096.0);
+    let said = rope.get("attention_factor").and_then(Value::as_f64);
+    let length = said.unwrap_or_else(|| long_length(export.config, rope, original));
+    export.set("rope.scaling.original_context_length", original as u32);
+    export.set("rope.scaling.attn_factor", length as f32);
     Ok(())
 }
 
@@ -83,13 +179,17 @@ pub fn write(export: &mut Export<'_>, d_head: usize) -> Result<()> {
 ///
 /// # Errors
 /// A stretch that is not known here.
-pub fn read(file: &mut Described<'_>, d_head: usize, factors: Option<&[f32]>) -> Result<()> {
+pub fn read(file: &mut Described<'_>, d_head: usize, factors: &Factors) -> Result<()> {
     let theta = file.number("rope.freq_base")?.unwrap_or(10_000.0);
     let dim = file.size("rope.dimension_count")?.unwrap_or(d_head);
     let mut rope = json!({"rope_type": "default", "rope_theta": plain(theta)});
     let kind = file.metadata.text(&file.key("rope.scaling.type"))?.unwrap_or("none").to_owned();
     let factor = file.number("rope.scaling.factor")?.unwrap_or(1.0);
-    match (kind.as_str(), factors) {
+    match (kind.as_str(), factors.of_all.as_deref()) {
+        ("none" | "linear" | "longrope", None) if factors.of_short.is_some() || factors.of_long.is_some() => {
+            read_long(file, factors, &mut rope)?;
+        }
+        ("yarn", None) => read_yarn(file, &mut rope)?,
         ("none" | "linear", Some(factors)) => {
             let stretch = fitted(theta, dim, factors).ok_or_else(|| {
                 Error::failed(format!("the frequencies in `{FACTORS}` are stretched in an unknown way"))
@@ -108,13 +208,58 @@ pub fn read(file: &mut Described<'_>, d_head: usize, factors: Option<&[f32]>) ->
         ("none" | "linear", None) => {}
         _ => {
             return Err(Error::failed(format!("the file asks for rotary scaling `{kind}`"))
-                .with_hint("known are none, linear and Llama 3's factors"));
+                .with_hint("known are none, linear, yarn, longrope and Llama 3's factors"));
         }
     }
     if dim != d_head {
         rope["partial_rotary_factor"] = json!(dim as f64 / d_head as f64);
     }
     file.set("rope_parameters", rope);
+    Ok(())
+}
+
+fn read_yarn(file: &mut Described<'_>, rope: &mut Value) -> Result<()> {
+    let factor = file.number("rope.scaling.factor")?.unwrap_or(1.0);
+    rope["rope_type"] = json!("yarn");
+    rope["factor"] = plain(factor);
+    for (name, key) in [("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")] {
+        if let Some(beta) = file.number(&format!("rope.scaling.{key}"))? {
+            rope[name] = plain(beta);
+        }
+    }
+    if let Some(original) = file.number("rope.scaling.original_context_length")? {
+        rope["original_max_position_embeddings"] = whole(original);
+    }
+    if let Some(log) = file.number("rope.scaling.yarn_log_multiplier")?.filter(|log| *log != 0.0) {
+        let all = plain((log as f32 / 0.1).into());
+        rope["mscale"] = all.clone();
+        rope["mscale_all_dim"] = all;
+    } else if let Some(more) = file.number("rope.scaling.attn_factor")?.filter(|more| *more != 1.0) {
+        rope["attention_factor"] = plain(more * lengthened(factor, 1.0));
+    }
+    Ok(())
+}
+
+fn read_long(file: &mut Described<'_>, factors: &Factors, rope: &mut Value) -> Result<()> {
+    let list = |factors: &Option<Vec<f32>>| -> Option<Value> {
+        Some(factors.as_ref()?.iter().map(|f| plain((*f).into())).collect::<Vec<_>>().into())
+    };
+    let (Some(short), Some(long)) = (list(&factors.of_short), list(&factors.of_long)) else {
+        return Err(
+            Error::failed(format!("the file has one of `{SHORT}` and `{LONG}` only")).with_hint("get the model again")
+        );
+    };
+    rope["rope_type"] = json!("longrope");
+    rope["short_factor"] = short;
+    rope["long_factor"] = long;
+    let key = "rope.scaling.original_context_length";
+    let original = file.metadata.required(&file.key(key), file.number(key)?)?;
+    rope["original_max_position_embeddings"] = whole(original);
+    file.set("original_max_position_embeddings", whole(original));
+    let derived = long_length(&file.config, &Map::new(), original);
+    if let Some(length) = file.number("rope.scaling.attn_factor")?.filter(|length| *length as f32 != derived as f32) {
+        rope["attention_factor"] = plain(length);
+    }
     Ok(())
 }
 

@@ -49,12 +49,12 @@ pub struct Fixed {
 
 /// A constant of JSON.
 pub enum Constant {
-    /// Null, which absence means too.
-    Null,
     /// True or false.
     Flag(bool),
     /// A text.
     Text(&'static str),
+    /// A whole number.
+    Count(u64),
 }
 
 /// A setting that llama.cpp takes for granted.
@@ -68,9 +68,9 @@ pub const SILU: Fixed = fixed("hidden_act", &[Constant::Text("silu"), Constant::
 impl Constant {
     fn json(&self) -> Value {
         match self {
-            Self::Null => Value::Null,
             Self::Flag(flag) => json!(flag),
             Self::Text(text) => json!(text),
+            Self::Count(count) => json!(count),
         }
     }
 }
@@ -152,6 +152,8 @@ pub struct Export<'a> {
     pub metadata: Metadata,
     /// Tensors that only settings stand behind.
     pub made: Vec<(&'static str, Vec<f32>)>,
+    /// The rows of the table of positions before the first.
+    pub unused: usize,
 }
 
 impl Export<'_> {
@@ -169,6 +171,18 @@ impl Export<'_> {
         found.filter(|n| (1..1 << 32).contains(n)).ok_or_else(|| {
             Error::failed(format!("config.json has no number `{}`", names.first().copied().unwrap_or_default()))
         })
+    }
+
+    /// A whole number, or what it is where it is absent.
+    pub fn size_or(&self, names: &[&str], default: usize) -> Result<usize> {
+        if self.get(names).is_some() { self.size(names) } else { Ok(default) }
+    }
+
+    /// Sets a key of the architecture to a size of the model.
+    pub fn set_size(&mut self, key: &str, size: usize) -> Result<()> {
+        let size = u32::try_from(size).map_err(|_| Error::failed(format!("config.json has the size {size}")))?;
+        self.set(key, size);
+        Ok(())
     }
 
     /// Sets a key of the architecture.
@@ -206,6 +220,8 @@ pub struct Described<'a> {
     pub has: &'a dyn Fn(&str) -> bool,
     /// `config.json`.
     pub config: Map<String, Value>,
+    /// How many numbers of a head can be rotated, if that is not its width.
+    pub rotated: Option<usize>,
 }
 
 impl Described<'_> {
@@ -234,6 +250,14 @@ impl Described<'_> {
 pub fn heads(metadata: &Metadata, arch: &str) -> Result<Heads> {
     let key = format!("{arch}.attention.head_count");
     let queries = metadata.required(&key, metadata.size(&key)?)?;
-    let keys = metadata.size(&format!("{arch}.attention.head_count_kv"))?.unwrap_or(queries);
+    let of_keys = format!("{arch}.attention.head_count_kv");
+    // Some files name them layer by layer: none where there is no attention.
+    let keys = match metadata.get(&of_keys) {
+        Some(Entry::Array(_)) => {
+            let layers = metadata.integers(&of_keys)?.unwrap_or_default();
+            layers.into_iter().max().and_then(|n| usize::try_from(n).ok()).unwrap_or(queries)
+        }
+        _ => metadata.size(&of_keys)?.unwrap_or(queries),
+    };
     Ok(Heads { queries, keys })
 }

@@ -222,7 +222,10 @@ fn word_piece(metadata: &mut Metadata, tokenizer: &Value, model: &Map<String, Va
     }
     vocab.set(metadata, "bert");
     metadata.set(key::PRE, "default");
-    metadata.set(key::TYPE_COUNT, 2u32);
+    // The model's own number, where that has said it.
+    if metadata.get(key::TYPE_COUNT).is_none() {
+        metadata.set(key::TYPE_COUNT, 2u32);
+    }
     Ok(())
 }
 

@@ -59,7 +59,12 @@ impl Panels {
 
     /// Where block `block` of `k` begins in a panel.
     pub fn block_at(&self, block: usize) -> usize {
-        block * self.format.steps(self.kc) * self.format.step_words(self.width)
+        block * self.block_words(self.width)
+    }
+
+    /// Words of a block of `k` in the panels of `lanes` lanes.
+    pub fn block_words(&self, lanes: usize) -> usize {
+        lanes.div_ceil(self.width) * self.format.steps(self.kc) * self.format.step_words(self.width)
     }
 
     /// Where the scale of block `block` of `k` stands in a panel.

@@ -21,8 +21,12 @@ mod experts;
 mod ffn;
 #[path = "../gemm.rs"]
 mod gemm;
+#[path = "../linear.rs"]
+mod linear;
 #[path = "../listed.rs"]
 mod listed;
+#[path = "../logic.rs"]
+mod logic;
 #[path = "../losses.rs"]
 mod losses;
 #[path = "../norm.rs"]

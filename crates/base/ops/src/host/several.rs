@@ -44,10 +44,10 @@ pub trait HostOps<const N: usize, const M: usize>: Debug + Send + Sync + 'static
     /// Which results the backward pass reads.
     fn keep_results(&self) -> [bool; M];
 
-    /// The input whose memory becomes a result; copied first where somebody else holds it.
-    const IN_PLACE: usize;
+    /// The input whose memory becomes a result, if any; copied first where somebody else holds it.
+    const IN_PLACE: Option<usize>;
 
-    /// Computes the results; the input to change is in `place`, and empty in `inputs`.
+    /// Computes the results; the input to change is in `place` (else empty), and empty in `inputs`.
     fn forward(&self, inputs: [&[f32]; N], place: &mut [f32]) -> Outputs<M>;
 
     /// The gradient of each input, from those of the results that have one. `saved.inputs` holds what was
@@ -73,10 +73,14 @@ type Ran<const N: usize, const M: usize> = ([FlexTensor; M], Vec<Vec<f32>>, [Opt
 
 fn run<O: HostOps<N, M>, const N: usize, const M: usize>(op: &O, inputs: [FlexTensor; N]) -> Ran<N, M> {
     let mut inputs = inputs.map(Some);
-    let Some(mut place) = inputs[O::IN_PLACE].take().map(whole) else { unreachable!("every input is there") };
+    let mut place = O::IN_PLACE.and_then(|i| inputs[i].take()).map(whole);
     let slices = inputs.each_ref().map(|input| input.as_ref().map_or(&[][..], slice));
-    let out = op.forward(slices, place.storage_mut::<f32>());
-    let results = out.results.map(|result| result.map_or_else(|| place.clone(), |(shape, data)| make(shape, data)));
+    let out = op.forward(slices, place.as_mut().map_or(&mut [], |place| place.storage_mut::<f32>()));
+    let results = out.results.map(|result| match (result, &place) {
+        (Some((shape, data)), _) => make(shape, data),
+        (None, Some(place)) => place.clone(),
+        (None, None) => unreachable!("no input is changed in place"),
+    });
     (results, out.saved, inputs)
 }
 

@@ -10,7 +10,7 @@ use cupola_testkit::{Golden, assert_close, fixture};
 use serde_json::{Value, json};
 
 /// A tokenizer of 99 words `w5`, `w6`, …, whose texts stand between two tokens; one word is the mask.
-fn write_tokenizer(dir: &Path, mask: u32) {
+pub fn write_tokenizer(dir: &Path, mask: u32) {
     let special = |id: u32| [(3, "<cls>"), (4, "<sep>"), (mask, "<mask>")].into_iter().find(|s| s.0 == id);
     let word = |id: u32| special(id).map_or_else(|| format!("w{id}"), |(_, name)| name.to_string());
     let vocab: serde_json::Map<String, Value> = (0..99).map(|id| (word(id), json!(id))).collect();

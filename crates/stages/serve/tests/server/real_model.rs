@@ -2,19 +2,28 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::common::{Running, State};
-use cupola_artifact::stage::{Input, Silent, Stage, StageContext};
+use crate::encoders::write_tokenizer;
+use cupola_arch::Parts;
+use cupola_artifact::stage::{Input, Report, Silent, Stage, StageContext};
 use cupola_generate::Engine;
+use cupola_gguf::format_by_name;
+use cupola_gguf::models::ToGguf;
 use cupola_serve::{Backend, ServeConfig, ServeStage, Server, resolve_model, router};
-use cupola_testkit::tiny_llama_dir;
+use cupola_testkit::{Golden, fixture, tiny_llama_dir};
+use cupola_tokenizer::Tokenizer;
 use serde_json::json;
 
 fn serve_tiny(dir: &Path) -> (Engine, Running) {
     tiny_llama_dir(dir, 1);
+    serve(dir)
+}
+
+fn serve(dir: &Path) -> (Engine, Running) {
     let config = ServeConfig { port: 0, ..ServeConfig::default() };
     let engine = Engine::load(dir, "cpu", &config.engine).unwrap_or_else(|e| panic!("{}", e.chain()));
     let handle =
@@ -22,11 +31,9 @@ fn serve_tiny(dir: &Path) -> (Engine, Running) {
     (engine, Running { handle, state: Arc::<State>::default() })
 }
 
-#[test]
-fn the_stage_writes_an_artifact_that_leads_back_to_the_model() {
-    let root = tempfile::tempdir().unwrap();
-    let (model, dir) = (root.path().join("compress.int8"), root.path().join(".work/serve.api/artifact"));
-    tiny_llama_dir(&model, 1);
+/// Runs the stage over the model in `compress.int8` of a folder; gives the report and where the artifact is.
+fn run_stage(root: &Path) -> (Report, PathBuf) {
+    let (model, dir) = (root.join("compress.int8"), root.join(".work/serve.api/artifact"));
     std::fs::create_dir_all(&dir).unwrap();
     let stage = ServeStage.configure("model = \"int8\"\nport = 9000".parse().unwrap()).unwrap();
     let input =
@@ -34,14 +41,23 @@ fn the_stage_writes_an_artifact_that_leads_back_to_the_model() {
     let context = StageContext {
         name: "api",
         dir: &dir,
-        work: root.path(),
-        recipe_dir: root.path(),
+        work: root,
+        recipe_dir: root,
         inputs: &[input],
         device: "cpu",
         seed: 0,
         progress: &Silent,
     };
     let report = stage.run(&context).unwrap_or_else(|e| panic!("{}", e.chain()));
+    (report, dir)
+}
+
+#[test]
+fn the_stage_writes_an_artifact_that_leads_back_to_the_model() {
+    let root = tempfile::tempdir().unwrap();
+    let model = root.path().join("compress.int8");
+    tiny_llama_dir(&model, 1);
+    let (report, dir) = run_stage(root.path());
     for metric in ["first_token_seconds", "tokens_per_second", "completion_tokens"] {
         assert!(report.metrics[metric].as_f64().unwrap() > 0.0, "{metric}");
     }
@@ -49,6 +65,78 @@ fn the_stage_writes_an_artifact_that_leads_back_to_the_model() {
     let (found, settings) = resolve_model(&root.path().join("serve.api")).unwrap();
     assert_eq!(found.canonicalize().unwrap(), model.canonicalize().unwrap());
     assert_eq!((settings.port, settings.model_name.as_deref()), (9000, Some("int8")));
+}
+
+#[test]
+fn the_stage_tries_encoders_out_by_what_they_are_for() {
+    for (name, task) in [("bert-mlm", true), ("roberta-seqcls", true), ("bert-bare", false)] {
+        let root = tempfile::tempdir().unwrap();
+        let model = root.path().join("compress.int8");
+        std::fs::create_dir_all(&model).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(fixture(name).join(file), model.join(file)).unwrap();
+        }
+        write_tokenizer(&model, 98);
+        let (report, dir) = run_stage(root.path());
+        assert_eq!(report.metrics["vector_width"], 32, "{name}");
+        assert_eq!(report.metrics.contains_key("task_seconds"), task, "{name}");
+        assert!(dir.join("serve.json").is_file());
+    }
+}
+
+/// A GGUF file answers as the folder that it was made of.
+#[test]
+fn a_gguf_file_is_served_as_its_folder_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_engine, server) = serve_tiny(dir.path());
+    let parts = Parts::read(dir.path(), &cupola_ops::open("cpu").unwrap()).unwrap();
+    let shapes: Vec<_> = parts.state.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect();
+    let mut file = ToGguf::plan(&parts.config, &shapes, format_by_name("F32").unwrap()).unwrap();
+    let rows = parts.config["vocab_size"].as_u64().unwrap() as usize;
+    Tokenizer::load(dir.path()).unwrap().set_gguf(&mut file.metadata, rows).unwrap();
+    let path = dir.path().join("model.gguf");
+    file.write(&path, |name| Ok(parts.state[name].clone())).unwrap();
+    let (_other, packed) = serve(&path);
+    let fields = || json!({"temperature": 0.0, "max_tokens": 16, "ignore_eos": true});
+    let (one, two) = (server.chat("hello", fields()).json(), packed.chat("hello", fields()).json());
+    assert_eq!(one["choices"], two["choices"]);
+    let texts = |server: &Running| server.complete(json!(["hello", "you"]), fields()).json()["choices"].clone();
+    assert_eq!(texts(&server), texts(&packed));
+    assert_eq!(texts(&packed).as_array().unwrap().len(), 2);
+}
+
+/// An encoder-decoder reads the prompt and writes what follows from its start token.
+#[test]
+fn an_encoder_decoder_answers_completions_with_its_golden_tokens() {
+    for name in ["t5", "bart"] {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(fixture(name).join(file), dir.path().join(file)).unwrap();
+        }
+        write_tokenizer(dir.path(), 98);
+        let (_engine, server) = serve(dir.path());
+        let golden = Golden::load(name);
+        let (shape, ids) = golden.i64("gen.in.input_ids");
+        let mask = golden.i64("gen.in.attention_mask").1;
+        let row = (0..shape[0]).find(|row| mask[row * shape[1]..(row + 1) * shape[1]].iter().all(|m| *m == 1)).unwrap();
+        let prompt = &ids[row * shape[1]..(row + 1) * shape[1]];
+        let (all, sequences) = golden.i64("gen.sequences");
+        let count = all[1] - 1;
+        let body = json!({"temperature": 0.0, "max_tokens": count, "ignore_eos": true, "logprobs": 1});
+        let answer = server.complete(json!(prompt), body).json();
+        let words: Vec<&str> = answer["choices"][0]["logprobs"]["tokens"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t.as_str().unwrap())
+            .collect();
+        let want = &sequences[row * all[1] + 1..(row + 1) * all[1]];
+        let ended = want.iter().position(|id| *id == 2).unwrap_or(want.len());
+        for (word, id) in words.iter().zip(&want[..ended]) {
+            assert!(word.trim() == format!("w{id}") || *id < 5, "{name}: {words:?} and {want:?}");
+        }
+        assert_eq!(answer["usage"]["prompt_tokens"], prompt.len(), "{name}");
+    }
 }
 
 #[test]
