@@ -69,7 +69,7 @@ fn the_stage_writes_an_artifact_that_leads_back_to_the_model() {
 
 #[test]
 fn the_stage_tries_encoders_out_by_what_they_are_for() {
-    for (name, task) in [("bert-mlm", true), ("roberta-seqcls", true), ("bert-bare", false)] {
+    for (name, task) in [("bert-mlm", true), ("roberta-seqcls", true), ("bert-tokcls", false)] {
         let root = tempfile::tempdir().unwrap();
         let model = root.path().join("compress.int8");
         std::fs::create_dir_all(&model).unwrap();
