@@ -143,9 +143,10 @@ fn outputs(model: &Model, source: &[u32], ids: &[u32]) -> Vec<f32> {
             to_vec(&encoder.hidden(&encoder.spec().batch(ids.to_vec(), std::slice::from_ref(&(0..ids.len())))))
         }
         Network::EncoderDecoder(network) => {
-            let whole = [0..source.len()];
-            let source = Batch::padded(source.to_vec(), &whole, true);
-            let pairs = Pairs::new(source, &whole, Batch::causal(ids.to_vec(), 1));
+            let whole = 0..source.len();
+            let whole = std::slice::from_ref(&whole);
+            let source = Batch::padded(source.to_vec(), whole, true);
+            let pairs = Pairs::new(source, whole, Batch::causal(ids.to_vec(), 1));
             let states = network.hidden_states(&pairs);
             last(to_vec(&network.logits(states.decoder.last().unwrap().clone())), ids.len())
         }
