@@ -15,6 +15,8 @@ const MOST: usize = 1 << 38;
 const LEAST: usize = 1 << 30;
 /// Addresses that become memory at a time.
 const STEP: usize = 64 << 20;
+/// From here on memory comes in large pages: the gaps between blocks fill them, too, a tenth of what a small model holds.
+const LARGE_FROM: usize = 128 << 20;
 /// How long freed memory waits for somebody to take it.
 const WAIT: Duration = Duration::from_secs(1);
 
@@ -116,7 +118,7 @@ impl Stretch {
         let end = at.checked_add(size).filter(|end| *end <= self.len)?;
         if end > self.open {
             let open = end.next_multiple_of(STEP).min(self.len);
-            if !system::open(self.base + self.open, open - self.open) {
+            if !system::open(self.base + self.open, open - self.open, self.open >= LARGE_FROM) {
                 return None;
             }
             self.open = open;

@@ -13,15 +13,15 @@ pub fn reserve(len: usize) -> Option<usize> {
     (base != libc::MAP_FAILED).then(|| base.expose_provenance().next_multiple_of(LARGE_PAGE))
 }
 
-/// Makes reserved addresses memory that holds zeros, in large pages where the system has them to give: each pass over
-/// large blocks needs the addresses of 512 times fewer pages.
+/// Makes reserved addresses memory that holds zeros; with `large` in large pages where the system has them to give: each
+/// pass over large blocks needs the addresses of 512 times fewer pages.
 #[cfg(all(target_os = "linux", not(miri)))]
-pub fn open(at: usize, len: usize) -> bool {
+pub fn open(at: usize, len: usize, large: bool) -> bool {
     let start = std::ptr::with_exposed_provenance_mut(at);
     // SAFETY: the addresses are reserved and nobody uses them yet. Large pages are a wish, whose refusal changes nothing.
     unsafe {
         let opened = libc::mprotect(start, len, libc::PROT_READ | libc::PROT_WRITE) == 0;
-        if opened {
+        if opened && large {
             libc::madvise(start, len, libc::MADV_HUGEPAGE);
         }
         opened
@@ -41,7 +41,7 @@ pub fn reserve(_: usize) -> Option<usize> {
 }
 
 #[cfg(not(all(target_os = "linux", not(miri))))]
-pub fn open(_: usize, _: usize) -> bool {
+pub fn open(_: usize, _: usize, _: bool) -> bool {
     false
 }
 
