@@ -128,13 +128,16 @@ impl<const N: usize> HostOps<N, 3> for LinearThree {
         let mut dws = wanted.map(|dy| dy.map_or_else(Vec::new, |dy| room(dy.cols * self.d_in)));
         let slopes = wanted.into_iter().zip(&mut dws).filter_map(|(dy, dw)| Some((dy?, &mut dw[..])));
         linear_each_weight_grads(x, &mut slopes.collect::<Vec<_>>(), self.precision);
-        for ((i, dw), _) in dws.into_iter().enumerate().zip(wanted).filter(|(_, dy)| dy.is_some()) {
+        // What a result that nobody used comes from has a gradient of zeros: the tape wants one.
+        for (i, dw) in dws.into_iter().enumerate().filter(|(i, _)| saved.needs[1 + i]) {
+            let dw = if wanted[i].is_some() { dw } else { vec![0.0; self.d_out[i] * self.d_in] };
             made[1 + i] = Gradient::Own(dw);
         }
         for i in (0..3).filter(|i| saved.needs.get(4 + i).is_some_and(|needs| *needs)) {
-            let Some(dy) = grads[i] else { continue };
-            let mut db = room(self.d_out[i]);
-            column_sums(dy, &mut db);
+            let mut db = vec![0.0; self.d_out[i]];
+            if let Some(dy) = grads[i] {
+                column_sums(dy, &mut db);
+            }
             made[4 + i] = Gradient::Own(db);
         }
         made
