@@ -101,10 +101,12 @@ impl Linear {
         }
     }
 
-    /// What three layers make of one input `[N, d_in]`, `[N, d_out]` each; read once where all are plain.
+    /// What three layers make of one input `[N, d_in]`, `[N, d_out]` each; read once where all are plain and their products have
+    /// 16 bits. Beside products in 32 bits packing is little.
     pub(crate) fn three(layers: [&Linear; 3], x: Tensor<2>) -> [Tensor<2>; 3] {
         let precision = layers[0].precision;
-        match layers.map(|layer| layer.plain().filter(|_| layer.precision == precision)) {
+        let together = |layer: &Linear| layer.precision == precision && precision != Precision::F32;
+        match layers.map(|layer| layer.plain().filter(|_| together(layer))) {
             [Some(a), Some(b), Some(c)] => cupola_ops::linear_three(x, [a, b, c], precision),
             _ => layers.map(|layer| layer.forward(x.clone())),
         }
