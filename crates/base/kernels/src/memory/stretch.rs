@@ -16,7 +16,7 @@ const LEAST: usize = 1 << 30;
 /// Addresses that become memory at a time.
 const STEP: usize = 64 << 20;
 /// From here on memory comes in large pages: the gaps between blocks fill them, too, a tenth of what a small model holds.
-const LARGE_FROM: usize = 128 << 20;
+const LARGE_FROM: usize = 256 << 20;
 /// How long freed memory waits for somebody to take it.
 const WAIT: Duration = Duration::from_secs(1);
 
