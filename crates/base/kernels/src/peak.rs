@@ -58,6 +58,7 @@ pub fn simd_name() -> &'static str {
     match simd::level() {
         Level::Avx512 => "avx512f",
         Level::Avx2 => "avx2+fma",
+        Level::Neon => "neon",
         Level::Portable => "portable",
     }
 }

@@ -6,10 +6,14 @@
 use std::cell::Cell;
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
 pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
@@ -18,6 +22,7 @@ pub use x86::{Avx2, Avx512};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     Portable,
+    Neon,
     Avx2,
     Avx512,
 }
@@ -197,6 +202,12 @@ unsafe fn run_avx512<K: Kernel>(s: Avx512, k: K) -> K::Out {
     k.run(s)
 }
 
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+unsafe fn run_neon<K: Kernel>(s: Neon, k: K) -> K::Out {
+    k.run(s)
+}
+
 /// Runs `k` with the instructions of `level`, or portably where this CPU lacks them.
 #[inline]
 pub fn run<K: Kernel>(level: Level, k: K) -> K::Out {
@@ -211,6 +222,11 @@ pub fn run<K: Kernel>(level: Level, k: K) -> K::Out {
             // SAFETY: the token `s` exists, so the CPU has AVX2 and FMA.
             unsafe { run_avx2(s, k) }
         }
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon if let Some(s) = Neon::new() => {
+            // SAFETY: the token `s` exists, so the CPU has NEON.
+            unsafe { run_neon(s, k) }
+        }
         _ => k.run(Portable::new()),
     }
 }
@@ -222,14 +238,17 @@ pub fn lanes(level: Level) -> usize {
         Level::Avx512 => Avx512::LANES,
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => Avx2::LANES,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => Neon::LANES,
         _ => Portable::LANES,
     }
 }
 
 /// The levels that this machine can run, the slowest first.
 pub fn available_levels() -> Vec<Level> {
-    #[allow(unused_mut)]
     let mut levels = vec![Level::Portable];
+    #[cfg(target_arch = "aarch64")]
+    levels.extend(Neon::new().map(|_| Level::Neon));
     #[cfg(target_arch = "x86_64")]
     {
         levels.extend(Avx2::new().map(|_| Level::Avx2));

@@ -31,6 +31,7 @@ impl Lanes {
     ///
     /// # Safety
     /// The lane must be readable for `k` elements.
+    #[cfg(target_arch = "x86_64")]
     pub unsafe fn contiguous<'a>(&self, i: usize, k: usize) -> &'a [f32] {
         assert!(i < self.count && self.k_stride == 1);
         // SAFETY: the caller's promise.
@@ -38,11 +39,13 @@ impl Lanes {
     }
 
     /// Whether the lanes lie side by side.
+    #[cfg(target_arch = "x86_64")]
     pub fn are_columns(&self) -> bool {
         self.lane_stride == 1
     }
 
     /// Where the lanes' step `p` begins.
+    #[cfg(target_arch = "x86_64")]
     pub fn step(&self, p: usize) -> *const f32 {
         self.ptr.wrapping_add(p * self.k_stride)
     }

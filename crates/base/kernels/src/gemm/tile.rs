@@ -1,6 +1,8 @@
 //! The register tile: a few rows by a few vectors of `c` held in registers over a block of `k`.
 
 use super::Out;
+#[cfg(target_arch = "aarch64")]
+use crate::simd::Neon;
 use crate::simd::Portable;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
@@ -19,10 +21,13 @@ pub fn shape(level: Level) -> (usize, usize) {
         Level::Avx512 => of::<Avx512>(),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => of::<Avx2>(),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => of::<Neon>(),
         _ => of::<Portable>(),
     }
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "16-bit formats exist on x86-64 only"))]
 /// A block of `c` from packed panels of `a` and `b`, which lie `a_panel` and `b_panel` floats apart.
 pub struct Block {
     pub c: Out,

@@ -1,4 +1,4 @@
-//! Eight floats at a time in plain arrays, for the compiler to vectorise (NEON, SSE2, wasm).
+//! Eight floats at a time in plain arrays, for the compiler to vectorise (SSE2, wasm).
 
 use super::Simd;
 
