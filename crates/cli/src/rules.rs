@@ -45,7 +45,8 @@ fn text(program: &Program, words: &[String]) -> String {
         if names.is_empty() { format!("{otherwise}{i}") } else { names.join("|") }
     };
     let count = |all: &[Vec<f32>]| all.first().map_or(0, Vec::len);
-    let relations: Vec<String> = (0..count(&program.applies)).map(|i| name(i, &program.applies, "relation_")).collect();
+    let relations: Vec<String> =
+        (0..count(&program.relations)).map(|i| name(i, &program.relations, "relation_")).collect();
     let constants: Vec<String> = (0..count(&program.names)).map(|i| name(i, &program.names, "constant_")).collect();
     let mut lines =
         format!("{:<12} {}\n{:<12} {}\n", "constants", constants.join(", "), "relations", relations.join(", "));

@@ -49,7 +49,7 @@ pub use linear::{linear_each, linear_each_input_grad, linear_each_weight_grads};
 pub use listed::{
     KeyLists, ListedGrads, ListedSaved, ListedShape, listed_attention_backward, listed_attention_forward,
 };
-pub use logic::{LogicGrads, LogicScan, logic_backward, logic_forward};
+pub use logic::{LOGIC_SPAN, LogicGrads, LogicScan, logic_backward, logic_forward};
 pub use loss::{
     IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward, loss_packs, loss_rows,
 };

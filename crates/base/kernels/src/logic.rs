@@ -1,24 +1,27 @@
-//! A probabilistic logic program that a text is read into, token by token: facts are told, terms are looked up by what is
-//! told and by rules of two relations in a row. The program stands with the layer that uses it (`nn/src/logic.rs`).
+//! A probabilistic logic program that a text is read into, token by token: facts are told, and looked up as they are told or by
+//! rules of two relations in a row. The program stands with the layer that uses it (`nn/src/logic.rs`).
 //!
 //! A sequence's beliefs lie one after another: what is told `[S, R·S]` (the value, the relation, and the constant that it is
-//! for), the term `[S]`, the goal `[R·S]`, and the answer `[S]`. A task goes through the time of one sequence.
+//! for), the goal `[R·S]`, and whom the last tokens named, the latest first, `[SPAN - 1, S]`. A task goes through the time of one sequence.
 
 use crate::simd::{self, Kernel, Simd, each_vector};
 use rayon::prelude::*;
+
+/// Tokens among which the one that names a goal's constant is looked for, the present one first.
+pub const LOGIC_SPAN: usize = 4;
 
 /// The program, and what neural predicates say of each token.
 #[derive(Clone, Copy)]
 pub struct LogicScan<'a> {
     /// `(B, T, S, R)`: sequences, tokens of each, constants, relations.
     pub sizes: (usize, usize, usize, usize),
-    /// `[B, T, 3]`: how likely a token names the term, applies a relation to it, keeps it.
-    pub acts: &'a [f32],
+    /// `[B, T, SPAN]`: how many tokens before stands the name of the constant that a token speaks of.
+    pub back: &'a [f32],
     /// `[B, T, S]`: which constant it names.
     pub names: &'a [f32],
-    /// `[B, T, R]`: which relation it names.
+    /// `[B, T, R]`: which relation of that constant it speaks of: its goal.
     pub relations: &'a [f32],
-    /// `[B, T]`: how likely it tells that the constant is the value of the goal.
+    /// `[B, T]`: how likely it tells that the constant that it names is the value of the goal of the token before.
     pub tells: &'a [f32],
     /// `[R, R, R]`: how likely each relation is two others in a row, the one that is taken first before the other.
     pub rules: &'a [f32],
@@ -26,7 +29,7 @@ pub struct LogicScan<'a> {
 
 /// Where the gradients go, shaped as the numbers of [`LogicScan`]; overwritten.
 pub struct LogicGrads<'a> {
-    pub acts: &'a mut [f32],
+    pub back: &'a mut [f32],
     pub names: &'a mut [f32],
     pub relations: &'a mut [f32],
     pub tells: &'a mut [f32],
@@ -37,14 +40,14 @@ impl LogicScan<'_> {
     /// Floats of a sequence's beliefs.
     pub fn beliefs_len(&self) -> usize {
         let (_, _, s, r) = self.sizes;
-        (s + 1) * r * s + 2 * s
+        (s + 1) * r * s + (LOGIC_SPAN - 1) * s
     }
 
     fn check(&self, what: &str, more: &[(&str, usize, usize)]) {
         let (b, t, s, r) = self.sizes;
         let n = b * t;
         let own = [
-            ("acts", self.acts.len(), n * 3),
+            ("back", self.back.len(), n * LOGIC_SPAN),
             ("names", self.names.len(), n * s),
             ("relations", self.relations.len(), n * r),
             ("tells", self.tells.len(), n),
@@ -81,7 +84,7 @@ pub fn logic_backward(scan: &LogicScan, kept: &[f32], dy: &[f32], grads: &mut Lo
     let more = [
         ("kept", kept.len(), b * t * len),
         ("dy", dy.len(), b * t * s),
-        ("d_acts", grads.acts.len(), b * t * 3),
+        ("d_back", grads.back.len(), b * t * LOGIC_SPAN),
         ("d_names", grads.names.len(), b * t * s),
         ("d_relations", grads.relations.len(), b * t * r),
         ("d_tells", grads.tells.len(), b * t),
@@ -93,12 +96,12 @@ pub fn logic_backward(scan: &LogicScan, kept: &[f32], dy: &[f32], grads: &mut Lo
         return;
     }
     let level = simd::level();
-    let tokens = grads.acts.par_chunks_mut(t * 3).zip(grads.names.par_chunks_mut(t * s));
+    let tokens = grads.back.par_chunks_mut(t * LOGIC_SPAN).zip(grads.names.par_chunks_mut(t * s));
     let tokens = tokens.zip(grads.relations.par_chunks_mut(t * r)).zip(grads.tells.par_chunks_mut(t)).enumerate();
     let of_rules: Vec<Vec<f32>> = tokens
-        .map(|(row, (((acts, names), relations), tells))| {
+        .map(|(row, (((back, names), relations), tells))| {
             let mut rules = vec![0.0; r * r * r];
-            let grads = LogicGrads { acts, names, relations, tells, rules: &mut rules };
+            let grads = LogicGrads { back, names, relations, tells, rules: &mut rules };
             let (kept, dy) = (&kept[row * t * len..][..t * len], &dy[row * t * s..][..t * s]);
             simd::run(level, Backward { scan, row, kept, dy, grads });
             rules
@@ -149,23 +152,23 @@ fn clean<S: Simd>(s: S, x: &mut [f32]) {
     });
 }
 
-/// Beliefs as their parts.
-fn parts(beliefs: &[f32], s: usize, rs: usize) -> [&[f32]; 4] {
+/// Beliefs as their parts: what is told, the goal, and the last names.
+fn parts(beliefs: &[f32], s: usize, rs: usize) -> [&[f32]; 3] {
     let (told, rest) = beliefs.split_at(s * rs);
-    let (term, rest) = rest.split_at(s);
-    let (goal, answer) = rest.split_at(rs);
-    [told, term, goal, answer]
+    let (goal, recent) = rest.split_at(rs);
+    [told, goal, recent]
 }
 
-fn parts_mut(beliefs: &mut [f32], s: usize, rs: usize) -> [&mut [f32]; 4] {
+fn parts_mut(beliefs: &mut [f32], s: usize, rs: usize) -> [&mut [f32]; 3] {
     let (told, rest) = beliefs.split_at_mut(s * rs);
-    let (term, rest) = rest.split_at_mut(s);
-    let (goal, answer) = rest.split_at_mut(rs);
-    [told, term, goal, answer]
+    let (goal, recent) = rest.split_at_mut(rs);
+    [told, goal, recent]
 }
 
 /// What a token asks of the program, and on the way to its answer.
 struct Question {
+    /// `[S]`: the constant that it speaks of.
+    subject: Vec<f32>,
     /// `[R·S]`: which relation of which constant.
     asked: Vec<f32>,
     /// `[R·S]`: how likely nothing is told of it.
@@ -181,20 +184,25 @@ struct Question {
 impl Question {
     fn new(s: usize, r: usize) -> Self {
         let [asked, untold, open, middle] = [(); 4].map(|()| vec![0.0; r * s]);
-        Self { asked, untold, open, goals: vec![0.0; r * r * s], middle }
+        Self { subject: vec![0.0; s], asked, untold, open, goals: vec![0.0; r * r * s], middle }
     }
 
-    /// Of the token `at`, by what is told and the term before it.
+    /// Of the token `at`, by what is told and by the names of the tokens before it.
     #[inline(always)]
-    fn ask<S: Simd>(&mut self, v: S, scan: &LogicScan, at: usize, told: &[f32], term: &[f32]) {
+    fn ask<S: Simd>(&mut self, v: S, scan: &LogicScan, at: usize, told: &[f32], recent: &[f32]) {
         let (_, _, s, r) = scan.sizes;
         let rs = r * s;
-        let applies = scan.acts[at * 3 + 1];
+        self.subject.fill(0.0);
+        let names = std::iter::once(&scan.names[at * s..][..s]).chain(recent.chunks(s));
+        for (share, name) in scan.back[at * LOGIC_SPAN..].iter().zip(names) {
+            add(v, *share, name, &mut self.subject);
+        }
+        clean(v, &mut self.subject);
         self.untold.fill(1.0);
         told.chunks(rs).for_each(|told| add(v, -1.0, told, &mut self.untold));
         self.asked.fill(0.0);
         for (relation, asked) in scan.relations[at * r..][..r].iter().zip(self.asked.chunks_mut(s)) {
-            add(v, applies * relation, term, asked);
+            add(v, *relation, &self.subject, asked);
         }
         clean(v, &mut self.asked);
         times(v, &self.asked, &self.untold, &mut self.open);
@@ -235,35 +243,26 @@ impl Kernel for Forward<'_> {
         let (mut question, mut replaced) = (Question::new(s, r), vec![0.0; rs]);
         for t in 0..seq {
             let at = self.row * seq + t;
-            let [told, term, goal, answer] = parts_mut(self.beliefs, s, rs);
-            let (names, acts) = (&self.scan.names[at * s..][..s], &self.scan.acts[at * 3..][..3]);
+            let [told, goal, recent] = parts_mut(self.beliefs, s, rs);
+            let names = &self.scan.names[at * s..][..s];
             replaced.fill(0.0);
             add(v, self.scan.tells[at], goal, &mut replaced);
             clean(v, &mut replaced);
-            for ((x, told), name) in told.chunks_mut(rs).enumerate().zip(names) {
+            for (told, name) in told.chunks_mut(rs).zip(names) {
                 let name = v.splat(*name);
                 each_vector!(rs, W, j => {
                     let old = v.get::<W>(told, j, 0.0);
                     v.set::<W>(told, j, v.fma(v.get::<W>(&replaced, j, 0.0), v.sub(name, old), old));
                 });
-                // Nothing is a value of itself.
-                told[x..].iter_mut().step_by(s).for_each(|itself| *itself = 0.0);
             }
             clean(v, told);
-            question.ask(v, self.scan, at, told, term);
-            for (x, told) in told.chunks(rs).enumerate() {
-                let value = dot(v, told, &question.asked) + dot(v, told, &question.middle);
-                term[x] = acts[0] * names[x] + acts[2] * term[x] + value;
-                answer[x] = (1.0 - acts[1]) * answer[x] + value;
+            question.ask(v, self.scan, at, told, recent);
+            for (y, told) in self.y[t * s..].iter_mut().zip(told.chunks(rs)) {
+                *y = dot(v, told, &question.asked) + dot(v, told, &question.middle);
             }
-            let stays = v.splat(1.0 - acts[1]);
-            each_vector!(rs, W, j => {
-                v.set::<W>(goal, j, v.fma(stays, v.get::<W>(goal, j, 0.0), v.get::<W>(&question.asked, j, 0.0)));
-            });
-            clean(v, term);
-            clean(v, goal);
-            clean(v, answer);
-            self.y[t * s..][..s].copy_from_slice(answer);
+            goal.copy_from_slice(&question.asked);
+            recent.copy_within(..(LOGIC_SPAN - 2) * s, s);
+            recent[..s].copy_from_slice(names);
             if !self.kept.is_empty() {
                 self.kept[t * len..][..len].copy_from_slice(self.beliefs);
             }
@@ -288,25 +287,21 @@ impl Kernel for Backward<'_> {
         let (_, seq, s, r) = scan.sizes;
         let (rs, len) = (r * s, scan.beliefs_len());
         let (start, mut question) = (vec![0.0; len], Question::new(s, r));
-        // The gradients of the beliefs after the token.
-        let mut after = vec![0.0; len];
+        // The gradients of what is told and of the goal, after the token.
+        let (mut d_told, mut d_goal) = (vec![0.0; s * rs], vec![0.0; rs]);
         let [mut value, mut first, mut open, mut replaced, mut asked] = [(); 5].map(|()| vec![0.0; rs]);
-        let (mut goals, mut found) = (vec![0.0; r * rs], vec![0.0; s]);
+        let (mut goals, mut subject) = (vec![0.0; r * rs], vec![0.0; s]);
+        grads.names.fill(0.0);
         for t in (0..seq).rev() {
             let at = row * seq + t;
             let [told, ..] = parts(&kept[t * len..][..len], s, rs);
             let before = if t == 0 { &start } else { &kept[(t - 1) * len..][..len] };
-            let [told_before, term, goal, answer] = parts(before, s, rs);
-            let (acts, names) = (&scan.acts[at * 3..][..3], &scan.names[at * s..][..s]);
+            let [told_before, goal, recent] = parts(before, s, rs);
             let (relations, tells) = (&scan.relations[at * r..][..r], scan.tells[at]);
-            question.ask(v, scan, at, told, term);
-            let [d_told, d_term, d_goal, d_answer] = parts_mut(&mut after, s, rs);
-            add(v, 1.0, &dy[t * s..][..s], d_answer);
-            found.copy_from_slice(d_term);
-            add(v, 1.0, d_answer, &mut found);
+            question.ask(v, scan, at, told, recent);
             // What was looked up: `value` is the gradient of each question that was put to what is told.
             value.fill(0.0);
-            for ((told, d_told), d) in told.chunks(rs).zip(d_told.chunks_mut(rs)).zip(&found) {
+            for ((told, d_told), d) in told.chunks(rs).zip(d_told.chunks_mut(rs)).zip(&dy[t * s..][..s]) {
                 add(v, *d, told, &mut value);
                 add(v, *d, &question.asked, d_told);
                 add(v, *d, &question.middle, d_told);
@@ -332,32 +327,31 @@ impl Kernel for Backward<'_> {
             clean(v, &mut open);
             times(v, &open, &question.untold, &mut asked);
             add(v, 1.0, &value, &mut asked);
-            add(v, 1.0, d_goal, &mut asked);
+            add(v, 1.0, &d_goal, &mut asked);
             times(v, &open, &question.asked, &mut first);
             d_told.chunks_mut(rs).for_each(|d_told| add(v, -1.0, &first, d_told));
             clean(v, &mut asked);
-            // The acts, and the term before.
-            let mut d_acts = [dot(v, d_term, names), 0.0, dot(v, d_term, term)];
-            d_acts[1] -= dot(v, d_goal, goal) + dot(v, d_answer, answer);
-            let d_names = &mut grads.names[t * s..][..s];
-            d_names.fill(0.0);
-            add(v, acts[0], d_term, d_names);
-            d_term.iter_mut().for_each(|d| *d *= acts[2]);
+            // Which relation of which constant.
+            subject.fill(0.0);
             for (i, (relation, d_asked)) in relations.iter().zip(asked.chunks(s)).enumerate() {
-                let applied = dot(v, d_asked, term);
-                d_acts[1] += relation * applied;
-                grads.relations[t * r + i] = acts[1] * applied;
-                add(v, acts[1] * relation, d_asked, d_term);
+                grads.relations[t * r + i] = dot(v, d_asked, &question.subject);
+                add(v, *relation, d_asked, &mut subject);
             }
-            grads.acts[t * 3..][..3].copy_from_slice(&d_acts);
+            for j in 0..LOGIC_SPAN {
+                let named = t.checked_sub(j).map(|t| &scan.names[(row * seq + t) * s..][..s]);
+                grads.back[t * LOGIC_SPAN + j] = named.map_or(0.0, |names| dot(v, &subject, names));
+                if j <= t {
+                    add(v, scan.back[at * LOGIC_SPAN + j], &subject, &mut grads.names[(t - j) * s..][..s]);
+                }
+            }
             // What was told.
             first.fill(0.0);
             add(v, tells, goal, &mut first);
             clean(v, &mut first);
             replaced.fill(0.0);
+            let (names, d_names) = (&scan.names[at * s..][..s], &mut grads.names[t * s..][..s]);
             for (x, ((d_told, told), name)) in d_told.chunks_mut(rs).zip(told_before.chunks(rs)).zip(names).enumerate()
             {
-                d_told[x..].iter_mut().step_by(s).for_each(|itself| *itself = 0.0);
                 d_names[x] += dot(v, d_told, &first);
                 let name = v.splat(*name);
                 each_vector!(rs, W, j => {
@@ -369,10 +363,10 @@ impl Kernel for Backward<'_> {
                 });
             }
             grads.tells[t] = dot(v, &replaced, goal);
-            let stays = 1.0 - acts[1];
-            d_goal.iter_mut().chain(d_answer).for_each(|d| *d *= stays);
-            add(v, tells, &replaced, d_goal);
-            clean(v, &mut after);
+            d_goal.fill(0.0);
+            add(v, tells, &replaced, &mut d_goal);
+            clean(v, &mut d_told);
+            clean(v, &mut d_goal);
         }
     }
 }

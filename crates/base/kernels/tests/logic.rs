@@ -13,16 +13,16 @@ fn shares(rows: usize, width: usize, seed: u64) -> Vec<f32> {
     drawn.chunks(width).flat_map(|row| row.iter().map(|x| x / (row.iter().sum::<f32>() + 0.1))).collect()
 }
 
-/// acts, names, relations, tells, rules.
+/// back, names, relations, tells, rules.
 fn numbers((b, t, s, r): (usize, usize, usize, usize)) -> [Vec<f32>; 5] {
     let n = b * t;
     let tells = noise(n, 4).into_iter().map(|x| 1.0 / (1.0 + (-3.0 * x).exp())).collect();
-    [shares(n, 3, 1), shares(n, s, 2), shares(n, r, 3), tells, shares(r, r * r, 5)]
+    [shares(n, LOGIC_SPAN, 1), shares(n, s, 2), shares(n, r, 3), tells, shares(r, r * r, 5)]
 }
 
 fn problem(sizes: (usize, usize, usize, usize), n: &[Vec<f32>; 5]) -> LogicScan<'_> {
-    let [acts, names, relations, tells, rules] = n;
-    LogicScan { sizes, acts, names, relations, tells, rules }
+    let [back, names, relations, tells, rules] = n;
+    LogicScan { sizes, back, names, relations, tells, rules }
 }
 
 fn answers(scan: &LogicScan) -> Vec<f32> {
@@ -36,9 +36,9 @@ fn grads(scan: &LogicScan, dy: &[f32]) -> [Vec<f32>; 5] {
     let (mut y, mut kept) = (vec![0.0; dy.len()], vec![9.0; b * t * scan.beliefs_len()]);
     logic_forward(scan, &mut vec![0.0; b * scan.beliefs_len()], &mut y, &mut kept);
     assert_eq!(y, answers(scan));
-    let mut g = [scan.acts, scan.names, scan.relations, scan.tells, scan.rules].map(|x| vec![9.0; x.len()]);
-    let [acts, names, relations, tells, rules] = &mut g;
-    logic_backward(scan, &kept, dy, &mut LogicGrads { acts, names, relations, tells, rules });
+    let mut g = [scan.back, scan.names, scan.relations, scan.tells, scan.rules].map(|x| vec![9.0; x.len()]);
+    let [back, names, relations, tells, rules] = &mut g;
+    logic_backward(scan, &kept, dy, &mut LogicGrads { back, names, relations, tells, rules });
     g
 }
 
@@ -64,7 +64,7 @@ fn gradients_of_the_program_are_slopes() {
             let n = numbers(sizes);
             let dy = noise(n[1].len(), 6);
             let grads = grads(&problem(sizes, &n), &dy);
-            for (i, name) in ["acts", "names", "relations", "tells", "rules"].into_iter().enumerate() {
+            for (i, name) in ["back", "names", "relations", "tells", "rules"].into_iter().enumerate() {
                 assert_slope(&format!("{sizes:?} {name}"), &n[i], &grads[i], |x| {
                     let mut moved = n.clone();
                     moved[i] = x.to_vec();
@@ -87,7 +87,7 @@ fn a_sequence_goes_on_from_its_beliefs() {
         let mut beliefs = vec![0.0; problem((1, t, s, r), &n).beliefs_len()];
         for rows in [1, 4, 0, 6] {
             let part = |i: usize, width: usize| n[i][from * width..(from + rows) * width].to_vec();
-            let own = [part(0, 3), part(1, s), part(2, r), part(3, 1), n[4].clone()];
+            let own = [part(0, LOGIC_SPAN), part(1, s), part(2, r), part(3, 1), n[4].clone()];
             let mut y = vec![0.0; rows * s];
             logic_forward(&problem((1, rows, s, r), &own), &mut beliefs, &mut y, &mut []);
             got.extend(y);

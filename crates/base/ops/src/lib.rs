@@ -47,7 +47,7 @@ pub use ffn::{LinearTensors, feed_forward};
 pub use host::erase as unranked;
 pub use linear::{linear, linear_three};
 pub use listed::{KeyLists, attention_listed};
-pub use logic::{LogicReading, beliefs_len, logic, logic_from};
+pub use logic::{LOGIC_SPAN, LogicReading, beliefs_len, logic, logic_from};
 pub use loss::{IGNORE, LossForm, linear_cross_entropy, linear_nll};
 pub use mask::Mask;
 pub use norm::{add_layer_norm, add_rms_norm, layer_norm, rms_norm};

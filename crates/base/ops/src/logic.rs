@@ -2,6 +2,7 @@
 //! goes on from the beliefs so far, for generation, which keeps no tape.
 
 use burn::tensor::Tensor;
+pub use cupola_kernels::LOGIC_SPAN;
 use cupola_kernels::{LogicGrads, LogicScan, logic_backward, logic_forward};
 
 use crate::host::{HostOp, Output, Saved, apply, erase, flex, slice};
@@ -9,13 +10,13 @@ use crate::host::{HostOp, Output, Saved, apply, erase, flex, slice};
 /// What neural predicates say of the tokens of B sequences, `[B·T, ·]`, and the rules: S constants, R relations.
 #[derive(Clone, Debug)]
 pub struct LogicReading {
-    /// `[N, 3]`: how likely a token names the term, applies a relation to it, keeps it.
-    pub acts: Tensor<2>,
+    /// `[N, LOGIC_SPAN]`: how many tokens before stands the name of the constant that a token speaks of.
+    pub back: Tensor<2>,
     /// `[N, S]`: which constant it names.
     pub names: Tensor<2>,
-    /// `[N, R]`: which relation it names.
+    /// `[N, R]`: which relation of that constant it speaks of: its goal.
     pub relations: Tensor<2>,
-    /// `[N, 1]`: how likely it tells that the constant is the value of the goal.
+    /// `[N, 1]`: how likely it tells that the constant that it names is the value of the goal of the token before.
     pub tells: Tensor<2>,
     /// `[R, R·R]`: how likely each relation is two others in a row, the one that is taken first before the other.
     pub rules: Tensor<2>,
@@ -35,13 +36,13 @@ impl LogicReading {
     }
 
     fn erased(self) -> [Tensor<1>; 5] {
-        [self.acts, self.names, self.relations, self.tells, self.rules].map(erase)
+        [self.back, self.names, self.relations, self.tells, self.rules].map(erase)
     }
 }
 
 impl Logic {
-    fn scan<'a>(&self, [acts, names, relations, tells, rules]: [&'a [f32]; 5]) -> LogicScan<'a> {
-        LogicScan { sizes: self.sizes, acts, names, relations, tells, rules }
+    fn scan<'a>(&self, [back, names, relations, tells, rules]: [&'a [f32]; 5]) -> LogicScan<'a> {
+        LogicScan { sizes: self.sizes, back, names, relations, tells, rules }
     }
 }
 
@@ -58,8 +59,8 @@ impl HostOp<5> for Logic {
     fn backward(&self, saved: &mut Saved<'_>, grad: &[f32]) -> [Option<Vec<f32>>; 5] {
         let inputs = [0, 1, 2, 3, 4].map(|i| saved.inputs[i]);
         let mut grads = inputs.map(|x| vec![0.0; x.len()]);
-        let [acts, names, relations, tells, rules] = &mut grads;
-        let mut into = LogicGrads { acts, names, relations, tells, rules };
+        let [back, names, relations, tells, rules] = &mut grads;
+        let mut into = LogicGrads { back, names, relations, tells, rules };
         logic_backward(&self.scan(inputs), &saved.saved[0], grad, &mut into);
         let mut needs = saved.needs.iter();
         grads.map(|g| needs.next().is_some_and(|n| *n).then_some(g))
@@ -67,12 +68,12 @@ impl HostOp<5> for Logic {
 }
 
 /// Floats of what is believed of a sequence: what is told `[S, R, S]` (the value, the relation, and the constant that it is
-/// for), the term `[S]`, the goal `[R, S]`, and the answer `[S]`.
+/// for), the goal `[R, S]`, and whom the tokens before named, the latest first, `[LOGIC_SPAN - 1, S]`.
 pub fn beliefs_len(constants: usize, relations: usize) -> usize {
-    (constants + 1) * relations * constants + 2 * constants
+    (constants + 1) * relations * constants + (LOGIC_SPAN - 1) * constants
 }
 
-/// How likely each constant is the answer after each token: the value of the relation that was applied last, `[B·T, S]`.
+/// How likely each constant is the value of each token's goal, by what is told up to it, `[B·T, S]`.
 pub fn logic(reading: LogicReading, batch: usize) -> Tensor<2> {
     let op = reading.op(batch);
     if !crate::is_host(&reading.names.device()) {
@@ -104,10 +105,8 @@ pub(crate) fn composed(reading: LogicReading, start: Tensor<2>) -> (Tensor<2>, T
     let (b, seq, s, r) = reading.op(start.dims()[0]).sizes;
     let part = |from: usize, len: usize| start.clone().narrow(1, from, len);
     let mut told = part(0, s * r * s).reshape([b, s, r, s]);
-    let mut term = part(s * r * s, s);
-    let mut goal = part(s * r * s + s, r * s).reshape([b, r, s]);
-    let mut answer = part(s * r * s + s + r * s, s);
-    let others = (Tensor::<2>::ones([s, s], &start.device()) - Tensor::eye(s, &start.device())).reshape([1, s, 1, s]);
+    let mut goal = part(s * r * s, r * s).reshape([b, r, s]);
+    let mut recent = part((s + 1) * r * s, (LOGIC_SPAN - 1) * s).reshape([b, LOGIC_SPAN - 1, s]);
     let rules = reading.rules.clone().unsqueeze::<3>();
     let mut answers = Vec::with_capacity(seq);
     for t in 0..seq {
@@ -115,22 +114,17 @@ pub(crate) fn composed(reading: LogicReading, start: Tensor<2>) -> (Tensor<2>, T
             let width = x.dims()[1];
             x.clone().reshape([b, seq, width]).narrow(1, t, 1).reshape([b, width])
         };
-        let (acts, names) = (at(&reading.acts), at(&reading.names));
-        let act = |i: usize| acts.clone().narrow(1, i, 1); // [B, 1]
-        let replaced = (goal.clone() * at(&reading.tells).reshape([b, 1, 1])).reshape([b, 1, r, s]);
-        let value = names.clone().reshape([b, s, 1, 1]) * others.clone(); // Nothing is a value of itself.
-        told = told.clone() + (value - told) * replaced;
-        let applies = (at(&reading.relations) * act(1)).reshape([b, r, 1]);
-        let asked = applies * term.clone().reshape([b, 1, s]); // [B, R, S]
-        let value = values(&told, &asked, &rules);
-        let stays = act(1).neg().add_scalar(1.0);
-        term = names * act(0) + term * act(2) + value.clone();
-        goal = goal * stays.clone().reshape([b, 1, 1]) + asked;
-        answer = answer * stays + value;
-        answers.push(answer.clone());
+        let names = at(&reading.names);
+        let replaced = (goal * at(&reading.tells).reshape([b, 1, 1])).reshape([b, 1, r, s]);
+        told = told.clone() + (names.clone().reshape([b, s, 1, 1]) - told) * replaced;
+        let named = Tensor::cat(vec![names.reshape([b, 1, s]), recent], 1); // [B, LOGIC_SPAN, S]
+        recent = named.clone().narrow(1, 0, LOGIC_SPAN - 1);
+        let subject = at(&reading.back).reshape([b, 1, LOGIC_SPAN]).matmul(named);
+        goal = at(&reading.relations).reshape([b, r, 1]) * subject;
+        answers.push(values(&told, &goal, &rules));
     }
-    let last = Tensor::cat(vec![told.reshape([b, s * r * s]), term, goal.reshape([b, r * s]), answer], 1);
-    (Tensor::stack::<3>(answers, 1).reshape([b * seq, s]), last)
+    let last = [told.reshape([b, s * r * s]), goal.reshape([b, r * s]), recent.reshape([b, (LOGIC_SPAN - 1) * s])];
+    (Tensor::stack::<3>(answers, 1).reshape([b * seq, s]), Tensor::cat(last.to_vec(), 1))
 }
 
 /// Which constants are the values of what is asked `[B, R, S]`: by what is told `[B, S, R, S]`, or by the rules `[1, R, R·R]`

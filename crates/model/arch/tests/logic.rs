@@ -22,7 +22,7 @@ fn lively(settings: Value) -> Model {
     let mut model = fresh(settings);
     let mut rng = Rng::new(5, "lively");
     for mut param in model.params_mut() {
-        let deviation = if param.name().ends_with("logic.rules") { 0.2 } else { 0.4 };
+        let deviation = if param.name().ends_with("logic.rules") { 0.2 } else { 1.2 };
         if param.name().contains(".logic.") {
             let numbers = rng.normal(param.numel(), deviation);
             param.update(|values| values.iter_mut().zip(&numbers).for_each(|(v, n)| *v += n));
@@ -74,7 +74,7 @@ fn saved_models_load_with_equal_weights_and_counts_are_exact() {
 #[test]
 fn gradients_are_the_slopes_of_the_loss() {
     let (segments, mut rng) = ([vec![0; 9], vec![1; 6], vec![2; 1]].concat(), Rng::new(6, "directions"));
-    for mut model in variants().into_iter().take(3) {
+    for (variant, mut model) in variants().into_iter().take(3).enumerate() {
         model.set_trainable(|_| true);
         let batch = Batch::segmented(ids(16, 4), 1, &segments);
         let (_, gradients) = gradients(&mut model, &batch, &segments);
@@ -85,7 +85,7 @@ fn gradients_are_the_slopes_of_the_loss() {
             let bent = rng.normal(gradient.len(), 0.3 / (gradient.len() as f32).sqrt());
             let direction: Vec<f32> = gradient.iter().zip(bent).map(|(g, b)| g / norm.max(1e-20) + b).collect();
             let want: f32 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
-            let step = 0.004;
+            let step = 0.004 / norm.max(1.0);
             let mut at = |factor: f32| {
                 let change = |values: &mut [f32]| values.iter_mut().zip(&direction).for_each(|(v, d)| *v += factor * d);
                 model.params_mut()[i].update(change);
@@ -97,9 +97,12 @@ fn gradients_are_the_slopes_of_the_loss() {
             let near = (got - f64::from(want)).abs() < 0.02 * f64::from(want.abs()) + 4e-4;
             assert!(near, "{}: {want}, but the loss changes by {got}", names[i]);
         }
-        let seen = |name: &str| names.iter().position(|n| n.ends_with(name)).unwrap();
-        for name in ["logic.acts.weight", "logic.names.weight", "logic.gain"] {
-            assert!(gradients[seen(name)].iter().any(|g| g.abs() > 1e-8), "{name} has no gradient");
+        // Each is larger than what the comparison lets pass; that of rules, of which random words hardly ask, is compared at
+        // the operation and at the kernel. In the third, the only relation is that of every token.
+        let weights = names.iter().zip(&gradients).filter(|(name, _)| name.contains(".logic."));
+        for (name, gradient) in weights.filter(|(name, _)| !name.ends_with("bias") && !name.ends_with("rules")) {
+            let norm = gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
+            assert!(norm > 5e-4 || variant == 2, "{name} has a gradient of {norm} alone");
         }
     }
 }

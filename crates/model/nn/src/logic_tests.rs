@@ -98,9 +98,10 @@ fn answers_are_sums_over_all_possible_worlds() {
             let places = shares.iter().enumerate().filter_map(|(i, p)| Some((other(cell % s, i)?, *p)));
             places.for_each(|(x, p)| beliefs[x * r * s + cell] = p as f32);
         }
-        term[..s].iter().enumerate().for_each(|(x, p)| beliefs[s * r * s + x] = *p as f32);
+        // The token before names it.
+        term[..s].iter().enumerate().for_each(|(x, p)| beliefs[(s + 1) * r * s + x] = *p as f32);
         let reading = LogicReading {
-            acts: tensor(&[0.0, 1.0, 0.0], [1, 3]),
+            back: tensor(&[0.0, 1.0, 0.0, 0.0], [1, LOGIC_SPAN]),
             names: tensor(&vec![0.0; s], [1, s]),
             relations: tensor(&relation[..r], [1, r]),
             tells: tensor(&[0.0], [1, 1]),
@@ -115,29 +116,38 @@ fn answers_are_sums_over_all_possible_worlds() {
 #[derive(Clone, Copy)]
 enum Word {
     Name(usize),
-    Apply(usize),
+    /// A relation of what was named so many tokens before.
+    Of(usize, usize),
     Tell(usize, f64),
 }
 
 #[test]
 fn a_text_whose_words_are_sure_is_understood_exactly() {
-    use Word::{Apply, Name, Tell};
+    use Word::{Name, Of, Tell};
     let (s, r) = (4, 3);
-    // Told, told again otherwise, asked in a row, by a rule or as it is told, and in a row behind that.
+    // Told, told again otherwise, asked by a rule or as it is told, with names between, of one who was told.
     let words = [
-        [Name(0), Apply(0), Tell(1, 0.9)],
-        [Name(1), Apply(1), Tell(2, 0.6)],
-        [Name(1), Apply(1), Tell(3, 0.3)],
-        [Name(0), Apply(0), Apply(1)],
-        [Name(0), Apply(2), Tell(3, 0.2)],
-        [Name(2), Apply(0), Tell(3, 0.5)],
-        [Name(0), Apply(2), Apply(0)],
-        [Name(0), Apply(2), Tell(0, 1.0)],
-        [Name(3), Name(0), Apply(2)],
+        [Name(0), Of(0, 1), Tell(1, 0.9)],
+        [Name(1), Of(1, 1), Tell(2, 0.6)],
+        [Name(1), Of(1, 1), Tell(3, 0.3)],
+        [Name(0), Of(2, 1), Tell(3, 0.2)],
+        [Name(2), Of(0, 1), Tell(3, 0.5)],
+        [Name(0), Of(2, 1), Tell(2, 1.0)],
+        [Name(0), Name(3), Of(0, 2)],
+        [Of(2, 3), Tell(1, 0.7), Of(0, 1)],
     ];
     let words = words.as_flattened();
     let rules: Vec<Vec<f64>> = (0..r).map(|head| shares(&mut Rng::new(2, "rules"), allowed(r, head).len())).collect();
     let telling: Vec<usize> = (0..words.len()).filter(|t| matches!(words[*t], Tell(..))).collect();
+    let named = |t: usize| match words[t] {
+        Name(x) | Tell(x, _) => Some(x),
+        Of(..) => None,
+    };
+    // The relation and the constant of a token.
+    let goal = |t: usize| match words[t] {
+        Of(relation, back) => named(t - back).map(|of| relation * s + of),
+        _ => None,
+    };
     let mut counts: Vec<usize> = telling.iter().map(|_| 2).collect();
     counts.extend(rules.iter().map(Vec::len));
     let mut want = vec![vec![0.0; s]; words.len()];
@@ -145,46 +155,31 @@ fn a_text_whose_words_are_sure_is_understood_exactly() {
         let (told_now, chosen) = choice.split_at(telling.len());
         let defined: Rules = (0..r).map(|head| body(r, allowed(r, head)[chosen[head]])).collect();
         let mut likely: f64 = (0..r).map(|head| rules[head][chosen[head]]).product();
-        let (mut world, mut term, mut goal): (World, _, _) = (vec![None; r * s], None, None);
-        let (mut answers, mut answer) = (vec![], None);
+        let (mut world, mut found): (World, _) = (vec![None; r * s], vec![]);
         for (t, word) in words.iter().enumerate() {
-            match *word {
-                Name(name) => term = Some(name),
-                Apply(relation) => {
-                    goal = term.map(|of| relation * s + of);
-                    term = term.and_then(|of| value(&world, &defined, s, relation, of));
-                }
-                Tell(name, p) => {
-                    let tells = told_now[telling.iter().position(|at| *at == t).unwrap()] == 1;
-                    likely *= if tells { p } else { 1.0 - p };
-                    if let (true, Some(cell)) = (tells, goal) {
-                        world[cell] = (cell % s != name).then_some(name);
-                    }
+            if let Tell(name, p) = *word {
+                let tells = told_now[telling.iter().position(|at| *at == t).unwrap()] == 1;
+                likely *= if tells { p } else { 1.0 - p };
+                if let (true, Some(cell)) = (tells, goal(t - 1)) {
+                    world[cell] = Some(name);
                 }
             }
-            // What is answered is what was looked up last.
-            answer = if matches!(word, Apply(_)) { term } else { answer };
-            answers.push(answer);
+            found.push(goal(t).and_then(|cell| value(&world, &defined, s, cell / s, cell % s)));
         }
-        answers.iter().zip(&mut want).for_each(|(answer, want)| answer.iter().for_each(|x| want[*x] += likely));
+        found.iter().zip(&mut want).for_each(|(found, want)| found.iter().for_each(|x| want[*x] += likely));
     });
-    let (n, count) =
-        (words.len(), |f: &dyn Fn(Word) -> Vec<f64>| words.iter().flat_map(|w| f(*w)).collect::<Vec<f64>>());
-    let one = |width: usize, at: Option<usize>| (0..width).map(|i| f64::from(at == Some(i))).collect::<Vec<f64>>();
-    let named = |word: Word| match word {
-        Name(x) | Tell(x, _) => one(s, Some(x)),
-        Apply(_) => one(s, None),
+    let one = |width: usize, at: Option<usize>| (0..width).map(move |i| f64::from(at == Some(i)));
+    let count = |width: usize, f: &dyn Fn(usize) -> Option<usize>| {
+        let numbers: Vec<f64> = (0..words.len()).flat_map(|t| one(width, f(t))).collect();
+        tensor(&numbers, [words.len(), width])
     };
-    let acts = |word: Word| match word {
-        Name(_) => one(3, Some(0)),
-        Apply(_) => one(3, Some(1)),
-        Tell(..) => one(3, Some(2)),
-    };
+    let of = |t: usize| if let Of(relation, back) = words[t] { Some((relation, back)) } else { None };
+    let tells: Vec<f64> = words.iter().map(|word| if let Tell(_, p) = *word { p } else { 0.0 }).collect();
     let reading = LogicReading {
-        acts: tensor(&count(&acts), [n, 3]),
-        names: tensor(&count(&named), [n, s]),
-        relations: tensor(&count(&|w| one(r, if let Apply(x) = w { Some(x) } else { None })), [n, r]),
-        tells: tensor(&count(&|w| vec![if let Tell(_, p) = w { p } else { 0.0 }]), [n, 1]),
+        back: count(LOGIC_SPAN, &|t| of(t).map(|of| of.1)),
+        names: count(s, &named),
+        relations: count(r, &|t| of(t).map(|of| of.0)),
+        tells: tensor(&tells, [words.len(), 1]),
         rules: weights(r, &rules),
     };
     let got = into_vec(cupola_ops::logic(reading, 1));

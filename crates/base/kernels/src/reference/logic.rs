@@ -1,6 +1,6 @@
 //! The logic program, clause by clause in double precision.
 
-use crate::LogicScan;
+use crate::{LOGIC_SPAN, LogicScan};
 
 /// See [`crate::logic_forward`], from nothing told.
 pub fn logic(scan: &LogicScan, y: &mut [f32]) {
@@ -8,19 +8,23 @@ pub fn logic(scan: &LogicScan, y: &mut [f32]) {
     let f = |x: &[f32], i: usize| f64::from(x[i]);
     for b in 0..batch {
         // `told[x][relation][of]`, `goal[relation][of]`.
-        let (mut told, mut term) = (vec![vec![vec![0.0; s]; r]; s], vec![0.0; s]);
-        let (mut goal, mut answer) = (vec![vec![0.0; s]; r], vec![0.0; s]);
-        for at in b * seq..(b + 1) * seq {
-            let [name, apply, keep] = [0, 1, 2].map(|i| f(scan.acts, at * 3 + i));
+        let (mut told, mut goal) = (vec![vec![vec![0.0; s]; r]; s], vec![vec![0.0; s]; r]);
+        for t in 0..seq {
+            let at = b * seq + t;
             for (x, relation, of) in each([s, r, s]) {
                 let replaced = f(scan.tells, at) * goal[relation][of];
-                let value = if x == of { 0.0 } else { f(scan.names, at * s + x) };
+                let value = f(scan.names, at * s + x);
                 told[x][relation][of] = (1.0 - replaced) * told[x][relation][of] + replaced * value;
+            }
+            for (relation, of) in (0..r * s).map(|i| (i / s, i % s)) {
+                let named = |j: usize| f(scan.back, at * LOGIC_SPAN + j) * f(scan.names, (at - j) * s + of);
+                let subject: f64 = (0..LOGIC_SPAN.min(t + 1)).map(named).sum();
+                goal[relation][of] = f(scan.relations, at * r + relation) * subject;
             }
             let untold = |relation: usize, of: usize| 1.0 - told.iter().map(|told| told[relation][of]).sum::<f64>();
             let mut value = vec![0.0; s];
             for (x, relation, of) in each([s, r, s]) {
-                let asked = apply * f(scan.relations, at * r + relation) * term[of];
+                let asked = goal[relation][of];
                 value[x] += asked * told[x][relation][of];
                 for (first, second, middle) in each([r, r, s]) {
                     let rule = f(scan.rules, (relation * r + first) * r + second);
@@ -28,16 +32,7 @@ pub fn logic(scan: &LogicScan, y: &mut [f32]) {
                     value[x] += asked * untold(relation, of) * rule * proof;
                 }
             }
-            for (relation, goal) in goal.iter_mut().enumerate() {
-                for (goal, term) in goal.iter_mut().zip(&term) {
-                    *goal = (1.0 - apply) * *goal + apply * f(scan.relations, at * r + relation) * term;
-                }
-            }
-            for (x, term) in term.iter_mut().enumerate() {
-                *term = name * f(scan.names, at * s + x) + keep * *term + value[x];
-                answer[x] = (1.0 - apply) * answer[x] + value[x];
-                y[at * s + x] = answer[x] as f32;
-            }
+            value.iter().enumerate().for_each(|(x, value)| y[at * s + x] = *value as f32);
         }
     }
 }

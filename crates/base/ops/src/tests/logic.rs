@@ -11,9 +11,9 @@ use crate::*;
 const SIZES: [(usize, usize, usize, usize); 4] = [(1, 1, 1, 1), (2, 5, 3, 2), (1, 17, 16, 3), (3, 4, 5, 4)];
 
 /// Probabilities out of scores.
-fn reading([acts, names, relations, tells, rules]: [Tensor<2>; 5]) -> LogicReading {
+fn reading([back, names, relations, tells, rules]: [Tensor<2>; 5]) -> LogicReading {
     LogicReading {
-        acts: softmax(acts, 1),
+        back: softmax(back, 1),
         names: softmax(names, 1),
         relations: softmax(relations, 1),
         tells: sigmoid(tells),
@@ -25,7 +25,7 @@ fn reading([acts, names, relations, tells, rules]: [Tensor<2>; 5]) -> LogicReadi
 fn the_logic_program_equals_its_composed_form() {
     for (batch, seq, s, r) in SIZES {
         let n = batch * seq;
-        let shapes = [[n, 3], [n, s], [n, r], [n, 1], [r, r * r]];
+        let shapes = [[n, LOGIC_SPAN], [n, s], [n, r], [n, 1], [r, r * r]];
         let start = || Tensor::zeros([batch, beliefs_len(s, r)], &Device::flex().autodiff());
         let leaf = |i: usize| leaf(shapes[i], i as u64 + 1);
         // What has no gradient of its own at a single step gets one all the same.
@@ -39,17 +39,11 @@ fn the_logic_program_equals_its_composed_form() {
         );
         let plain = || reading([0, 1, 2, 3, 4].map(|i| leaf(i).inner()));
         let from = noise(batch * beliefs_len(s, r), 9).into_iter().map(|x| x.abs() / s as f32).collect();
-        let start = from_vec(from, [batch, beliefs_len(s, r)], &Device::flex()) * itself(batch, s, r);
+        let start = from_vec(from, [batch, beliefs_len(s, r)], &Device::flex());
         let mut beliefs = to_vec(&start);
         let y = logic_from(plain(), &mut beliefs, batch);
         let (want, last) = composed(plain(), start);
         close("answers", &to_vec(&y), &to_vec(&want));
         close("beliefs", &beliefs, &to_vec(&last));
     }
-}
-
-/// 0 where a constant would be a value of itself, and 1 elsewhere.
-fn itself(batch: usize, s: usize, r: usize) -> Tensor<2> {
-    let one = (0..beliefs_len(s, r)).map(|i| f32::from(i >= s * r * s || i / (r * s) != i % s)).collect::<Vec<f32>>();
-    from_vec(one.repeat(batch), [batch, beliefs_len(s, r)], &Device::flex())
 }
