@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 /// Runs `bench/peer_gguf.py` on cases; `None` where llama-cpp-python is not there.
 fn peer(dir: &Path, cases: &[Value]) -> Option<(bool, String)> {
-    let Some(python) = std::env::var_os("CUPOLA_LLAMA_PYTHON") else {
+    let Some(python) = std::env::var_os("CUPOLA_LLAMA_PYTHON").filter(|path| !path.is_empty()) else {
         eprintln!("skipped: CUPOLA_LLAMA_PYTHON names no Python with llama-cpp-python");
         return None;
     };
