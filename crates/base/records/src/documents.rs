@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use cupola_artifact::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{Record, expand, read_records};
 
@@ -33,6 +33,21 @@ pub struct Document {
     pub text: String,
     /// The file it came from.
     pub source: String,
+    /// What else is known of it: `url`, `language`, `date`, `license`, ….
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub fields: Map<String, Value>,
+}
+
+impl Document {
+    /// A document of which nothing else is known.
+    pub fn new(id: impl Into<String>, text: impl Into<String>, source: impl Into<String>) -> Self {
+        Self { id: id.into(), text: text.into(), source: source.into(), fields: Map::new() }
+    }
+
+    /// A field that holds text.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name).and_then(Value::as_str)
+    }
 }
 
 /// Which part of the documents.
@@ -158,7 +173,7 @@ fn document(mut record: Record, source: &str) -> Result<Document> {
                 Some(Value::Number(id)) => id.to_string(),
                 _ => place,
             };
-            Ok(Document { id, text, source: source.to_owned() })
+            Ok(Document::new(id, text, source))
         }
         _ => Err(Error::failed(format!(
             "{}: line {} has no text in the field `text`",
@@ -187,7 +202,7 @@ pub fn split_by_position(documents: Vec<Document>, validation_fraction: f64) -> 
             train.push(document);
         } else {
             let text = document.text.split_off(at);
-            validation.push(Document { id: format!("{}+", document.id), text, source: document.source.clone() });
+            validation.push(Document { id: format!("{}+", document.id), text, ..document.clone() });
             train.push(document);
         }
     }
@@ -205,7 +220,7 @@ mod tests {
     use super::*;
 
     fn doc(id: &str, text: &str) -> Document {
-        Document { id: id.into(), text: text.into(), source: "s".into() }
+        Document::new(id, text, "s")
     }
 
     #[test]

@@ -1,20 +1,7 @@
 //! The data stage: from files of any kind to clean training and validation documents.
-//!
-//! read → normalize → filters → exact duplicates → near duplicates → split. Order is kept, every dropped document is
-//! counted under the reason that dropped it, and the result does not depend on the number of threads.
-
-mod config;
-mod dedup;
-mod filters;
-mod ingest;
-mod normalize;
-mod plan;
-mod report;
-mod split;
-mod stage;
-
-pub use config::{DataConfig, DedupConfig, NormalizeConfig, OnError, SplitRule};
-pub use dedup::{NearDuplicates, near_duplicates};
-pub use filters::{ALL as FILTERS, Filter, Verdict};
-pub use normalize::normalize;
-pub use stage::DataStage;
+mod step;
+mod steps;
+pub use step::{
+    Across, Decision, Each, Key, Keys, Kind, Notes, Place, Setting, Sketches, Step, Verdict, Work, by_name,
+};
+pub use steps::ALL as STEPS;

@@ -114,7 +114,7 @@ mod tests {
         let tokenizer = Tokenizer::load(dir.path()).unwrap();
         let text = "to be or not to be ".repeat(20);
         let figures = |label_smoothing: f32, z_loss: f32| {
-            let document = Document { id: String::new(), text: text.clone(), source: String::new() };
+            let document = Document::new("", text.clone(), "");
             let stream = Stream::encode(&[document], &tokenizer, 256).unwrap();
             let mut objective = CausalLm {
                 rows: Rows::new(Arc::new(stream), 32, 1).unwrap(),

@@ -4,10 +4,46 @@ use std::borrow::Cow;
 
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-use crate::config::NormalizeConfig;
+use cupola_records::Document;
+use serde::{Deserialize, Serialize};
+
+use crate::step::{Each, Kind, Notes, Verdict};
+
+/// The step.
+pub const NORMALIZE: Kind =
+    Kind::each::<Normalize>("normalize", "makes Unicode form, line ends and control characters uniform");
+
+/// What is made uniform in each text. A text of nothing but white space is dropped as `empty`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Normalize {
+    /// Unicode normalization form C: `e` + combining acute becomes `é`.
+    pub nfc: bool,
+    /// `\r\n` and lone `\r` become `\n`.
+    pub line_ends: bool,
+    /// Control characters (Unicode category Cc) other than `\n` and `\t` are removed.
+    pub control: bool,
+}
+
+impl Default for Normalize {
+    fn default() -> Self {
+        Self { nfc: true, line_ends: true, control: true }
+    }
+}
+
+impl Each for Normalize {
+    fn apply(&self, document: &mut Document, notes: &mut Notes) -> Verdict {
+        let before = document.text.len();
+        if let Cow::Owned(text) = normalize(&document.text, self) {
+            document.text = text;
+            notes.count("normalized_documents", u64::from(before != document.text.len()));
+        }
+        if document.text.trim().is_empty() { Verdict::Drop("empty") } else { Verdict::Keep }
+    }
+}
 
 /// Applies what `config` asks for; text that is uniform already is borrowed. Spaces are kept, also at the ends of lines.
-pub fn normalize<'a>(text: &'a str, config: &NormalizeConfig) -> Cow<'a, str> {
+fn normalize<'a>(text: &'a str, config: &Normalize) -> Cow<'a, str> {
     // Line ends and control characters before composition: removing a character can bring together what composes.
     let cleaned = clean(text, config);
     if !config.nfc || cleaned.is_ascii() || is_nfc_quick(cleaned.chars()) == IsNormalized::Yes {
@@ -16,7 +52,7 @@ pub fn normalize<'a>(text: &'a str, config: &NormalizeConfig) -> Cow<'a, str> {
     Cow::Owned(cleaned.nfc().collect())
 }
 
-fn clean<'a>(text: &'a str, config: &NormalizeConfig) -> Cow<'a, str> {
+fn clean<'a>(text: &'a str, config: &Normalize) -> Cow<'a, str> {
     let concerns = |c: char| match c {
         '\n' | '\t' => false,
         '\r' => config.line_ends || config.control,
@@ -44,7 +80,7 @@ fn clean<'a>(text: &'a str, config: &NormalizeConfig) -> Cow<'a, str> {
 mod tests {
     use super::*;
 
-    const ALL: NormalizeConfig = NormalizeConfig { nfc: true, line_ends: true, control: true };
+    const ALL: Normalize = Normalize { nfc: true, line_ends: true, control: true };
 
     #[test]
     fn characters_are_composed() {
@@ -69,9 +105,9 @@ mod tests {
 
     #[test]
     fn what_is_switched_off_is_left_alone() {
-        let none = NormalizeConfig { nfc: false, line_ends: false, control: false };
+        let none = Normalize { nfc: false, line_ends: false, control: false };
         assert_eq!(normalize("e\u{301}\r\n\0", &none), "e\u{301}\r\n\0");
-        let control = NormalizeConfig { nfc: false, line_ends: false, control: true };
+        let control = Normalize { nfc: false, line_ends: false, control: true };
         assert_eq!(normalize("a\r\nb\rc", &control), "a\r\nbc");
     }
 

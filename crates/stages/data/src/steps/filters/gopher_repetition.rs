@@ -4,12 +4,23 @@ use std::collections::HashMap;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use cupola_records::Document;
+use serde::{Deserialize, Serialize};
+
 use super::lines::{repeated, share, visible_lines};
-use super::{Filter, Verdict, first_reason};
+use crate::step::{Each, Kind, Notes, Verdict, first_reason};
 
 /// Rae et al. 2021, appendix A1.2, table A1. Lines, paragraphs (between blank lines) and word n-grams that repeat; the words
 /// are what stands between white space, and shares are of the text's characters.
-pub struct GopherRepetition;
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GopherRepetition {}
+
+/// The step.
+pub const GOPHER_REPETITION: Kind = Kind::each::<GopherRepetition>(
+    "gopher_repetition",
+    "repeated lines, paragraphs and word n-grams (Rae et al. 2021, A1.2)",
+);
 
 const MAX_REPEATED_LINES: f64 = 0.30;
 const MAX_REPEATED_PARAGRAPHS: f64 = 0.30;
@@ -30,15 +41,14 @@ const REPEATED: [(usize, f64, &str); 6] = [
     (10, 0.10, "gopher_duplicated_10_n_grams"),
 ];
 
-impl Filter for GopherRepetition {
-    fn name(&self) -> &'static str {
-        "gopher_repetition"
+impl Each for GopherRepetition {
+    fn apply(&self, document: &mut Document, _: &mut Notes) -> Verdict {
+        self.check(&document.text)
     }
+}
 
-    fn about(&self) -> &'static str {
-        "repeated lines, paragraphs and word n-grams (Rae et al. 2021, A1.2)"
-    }
-
+impl GopherRepetition {
+    /// Keep or drop.
     fn check(&self, text: &str) -> Verdict {
         let characters = text.chars().count();
         let paragraphs = repeated(text.split("\n\n").map(str::trim).filter(|p| !p.is_empty()), characters);
@@ -145,9 +155,9 @@ mod tests {
             (format!("{} {}", "again again ".repeat(20), words(40)), "gopher_top_2_gram"),
             (format!("{long} a {long}"), "gopher_duplicated_5_n_grams"),
         ] {
-            assert_eq!(GopherRepetition.check(&text), Verdict::Drop(expected));
+            assert_eq!(GopherRepetition {}.check(&text), Verdict::Drop(expected));
         }
-        assert_eq!(GopherRepetition.check(&long), Verdict::Keep);
+        assert_eq!(GopherRepetition {}.check(&long), Verdict::Keep);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Signatures: for each of many random orders of all shingles, the first shingle of the text.
 
-use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Where the random orders start. A constant: signatures of different runs can be compared.
@@ -13,6 +12,7 @@ const BLOCK: usize = 256;
 const BASE: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Draws the random orders.
+#[derive(Debug, Default)]
 pub struct MinHasher {
     ngram: usize,
     /// Multiplier and addend of each order: `h(x) = (a x + b) >> 32`, strongly universal (Dietzfelbinger 1996).
@@ -31,7 +31,7 @@ impl MinHasher {
     }
 
     /// Writes the text's signature; false if the text has no word.
-    fn sign(&self, text: &str, signature: &mut [u32]) -> bool {
+    pub fn sign(&self, text: &str, signature: &mut [u32]) -> bool {
         signature.fill(u32::MAX);
         let shingles = self.shingles(text);
         for block in shingles.chunks(BLOCK) {
@@ -112,42 +112,11 @@ fn is_unspaced(c: char) -> bool {
         | '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' | '\u{20000}'..='\u{3FFFF}')
 }
 
-/// The signatures of many texts.
-pub struct Signatures {
-    /// Row after row.
-    values: Vec<u32>,
-    width: usize,
-    /// Whether the text has a word at all.
-    signed: Vec<bool>,
-}
-
-impl Signatures {
-    pub fn of(texts: &[&str], hasher: &MinHasher) -> Self {
-        let width = hasher.orders.len();
-        let mut values = vec![0; texts.len() * width];
-        let signed =
-            values.par_chunks_mut(width).zip(texts).map(|(signature, text)| hasher.sign(text, signature)).collect();
-        Self { values, width, signed }
-    }
-
-    /// The texts that have a signature.
-    pub fn signed(&self) -> impl Iterator<Item = usize> {
-        self.signed.iter().enumerate().filter(|(_, signed)| **signed).map(|(i, _)| i)
-    }
-
-    pub fn len(&self) -> usize {
-        self.signed.len()
-    }
-
-    pub fn get(&self, i: usize) -> &[u32] {
-        &self.values[i * self.width..(i + 1) * self.width]
-    }
-
-    /// Equal rows over rows: an unbiased estimate of the Jaccard similarity of the sets of shingles (Broder 1997).
-    pub fn similarity(&self, i: usize, j: usize) -> f64 {
-        let equal = self.get(i).iter().zip(self.get(j)).filter(|(a, b)| a == b).count();
-        equal as f64 / self.width as f64
-    }
+/// Equal rows over rows of two signatures, as bytes: an unbiased estimate of the Jaccard similarity of the sets of shingles
+/// (Broder 1997).
+pub fn similarity(a: &[u8], b: &[u8]) -> f64 {
+    let equal = a.chunks(4).zip(b.chunks(4)).filter(|(a, b)| a == b).count();
+    equal as f64 / (a.len() / 4).max(1) as f64
 }
 
 #[cfg(test)]
@@ -159,8 +128,14 @@ mod tests {
         // Single words: 300 in common of 500 in all.
         let text = |range: std::ops::Range<u32>| range.map(|i| format!("w{i} ")).collect::<String>();
         let (a, b) = (text(0..400), text(100..500));
-        let signatures = Signatures::of(&[&a, &b], &MinHasher::new(1, 2048));
-        assert!((signatures.similarity(0, 1) - 0.6).abs() < 0.04, "{}", signatures.similarity(0, 1));
+        let hasher = MinHasher::new(1, 2048);
+        let sign = |text: &str| {
+            let mut signature = vec![0; 2048];
+            assert!(hasher.sign(text, &mut signature));
+            signature.iter().flat_map(|row| row.to_le_bytes()).collect::<Vec<u8>>()
+        };
+        let estimate = similarity(&sign(&a), &sign(&b));
+        assert!((estimate - 0.6).abs() < 0.04, "{estimate}");
     }
 
     #[test]

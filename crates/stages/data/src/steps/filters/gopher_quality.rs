@@ -1,13 +1,24 @@
 //! The quality rules of Gopher.
 
+use cupola_records::Document;
+use serde::{Deserialize, Serialize};
+
 use super::lines::{share, visible_lines};
-use super::{Filter, Verdict, first_reason};
+use crate::step::{Each, Kind, Notes, Verdict, first_reason};
 
 /// Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", appendix A1.1.
 ///
 /// A word is what stands between white space and has a letter or a digit. The stop words are English, so other
 /// languages are dropped as `gopher_few_stop_words`.
-pub struct GopherQuality;
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GopherQuality {}
+
+/// The step.
+pub const GOPHER_QUALITY: Kind = Kind::each::<GopherQuality>(
+    "gopher_quality",
+    "length, word length, symbols, bullets, ellipses, letters and English stop words (Rae et al. 2021, A1.1)",
+);
 
 const MIN_WORDS: usize = 50;
 const MAX_WORDS: usize = 100_000;
@@ -22,15 +33,14 @@ const MIN_STOP_WORDS: usize = 2;
 const STOP_WORDS: [&str; 8] = ["the", "be", "to", "of", "and", "that", "have", "with"];
 const BULLETS: [char; 7] = ['•', '‣', '▪', '◦', '●', '-', '*'];
 
-impl Filter for GopherQuality {
-    fn name(&self) -> &'static str {
-        "gopher_quality"
+impl Each for GopherQuality {
+    fn apply(&self, document: &mut Document, _: &mut Notes) -> Verdict {
+        self.check(&document.text)
     }
+}
 
-    fn about(&self) -> &'static str {
-        "length, word length, symbols, bullets, ellipses, letters and English stop words (Rae et al. 2021, A1.1)"
-    }
-
+impl GopherQuality {
+    /// Keep or drop.
     fn check(&self, text: &str) -> Verdict {
         let (mut tokens, mut words, mut characters, mut alphabetic) = (0_usize, 0_usize, 0_usize, 0_usize);
         let mut stop_words = [false; STOP_WORDS.len()];
@@ -75,7 +85,7 @@ mod tests {
     use super::*;
 
     fn reason(text: &str) -> Verdict {
-        GopherQuality.check(text)
+        GopherQuality {}.check(text)
     }
 
     #[test]

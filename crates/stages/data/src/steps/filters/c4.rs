@@ -1,12 +1,23 @@
 //! The page rules of C4.
 
+use cupola_records::Document;
+use serde::{Deserialize, Serialize};
+
 use super::lines::{ends_in_punctuation, visible_lines};
-use super::{Filter, Verdict, first_reason};
+use crate::step::{Each, Kind, Notes, Verdict, first_reason};
 
 /// Raffel et al. 2020, "Exploring the Limits of Transfer Learning", section 2.2 (the journal's version: three sentences,
 /// five words). C4 removes lines and judges what is left of the page; this filter judges the same way but leaves the text
 /// whole. The list of bad words is not applied.
-pub struct C4;
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct C4 {}
+
+/// The step.
+pub const C4_PAGES: Kind = Kind::each::<C4>(
+    "c4",
+    "placeholder text, curly brackets, fewer than three sentences in full lines (Raffel et al. 2020)",
+);
 
 const MIN_SENTENCES: usize = 3;
 const MIN_WORDS_PER_LINE: usize = 5;
@@ -14,15 +25,14 @@ const MIN_WORDS_PER_LINE: usize = 5;
 const BOILERPLATE: [&str; 7] =
     ["javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"];
 
-impl Filter for C4 {
-    fn name(&self) -> &'static str {
-        "c4"
+impl Each for C4 {
+    fn apply(&self, document: &mut Document, _: &mut Notes) -> Verdict {
+        self.check(&document.text)
     }
+}
 
-    fn about(&self) -> &'static str {
-        "placeholder text, curly brackets, fewer than three sentences in full lines (Raffel et al. 2020)"
-    }
-
+impl C4 {
+    /// Keep or drop.
     fn check(&self, text: &str) -> Verdict {
         let lower = text.to_lowercase();
         let sentences: usize = visible_lines(&lower).filter(|line| is_full(line)).map(sentences).sum();
@@ -58,7 +68,7 @@ mod tests {
     #[test]
     fn each_rule_has_its_reason() {
         let good = "This is a line of words. It has a second sentence.\nHere is another full line!";
-        assert_eq!(C4.check(good), Verdict::Keep);
+        assert_eq!(C4 {}.check(good), Verdict::Keep);
         for (text, expected) in [
             (format!("{good}\nLorem Ipsum dolor"), "c4_lorem_ipsum"),
             (format!("{good}\nif (a) {{"), "c4_curly_bracket"),
@@ -67,7 +77,7 @@ mod tests {
             ("Please enable JavaScript to see it.\n".repeat(5), "c4_few_sentences"),
             ("The story goes on and on...\n".repeat(5), "c4_few_sentences"),
         ] {
-            assert_eq!(C4.check(&text), Verdict::Drop(expected), "{text}");
+            assert_eq!(C4 {}.check(&text), Verdict::Drop(expected), "{text}");
         }
     }
 }

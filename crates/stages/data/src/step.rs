@@ -1,0 +1,272 @@
+//! What a step of the pipeline is.
+//!
+//! A step is a pure function. [`Each`] sees one document at a time. [`Across`] compares documents: it names the keys under
+//! which a document meets others, judges each group that shares a key, and applies what was decided. Neither knows files,
+//! threads or the order in which documents come: that is the engine's part (`pipeline`).
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use cupola_artifact::{Result, parse_config, unknown_name};
+use cupola_records::Document;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// What a step says about a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may stay.
+    Keep,
+    /// It goes; the reason under which it is counted.
+    Drop(&'static str),
+    /// It could not be judged, and why: it is set aside as broken, and the run goes on.
+    SetAside(String),
+}
+
+/// `Drop(reason)` for the first condition that holds.
+pub fn first_reason(conditions: &[(bool, &'static str)]) -> Verdict {
+    conditions.iter().find(|(holds, _)| *holds).map_or(Verdict::Keep, |(_, reason)| Verdict::Drop(reason))
+}
+
+/// What steps count beside their verdicts, e.g. `email` addresses masked; summed over the documents for the report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    counts: BTreeMap<String, u64>,
+}
+
+impl Notes {
+    /// Adds to a count.
+    pub fn count(&mut self, name: &str, n: u64) {
+        match self.counts.get_mut(name) {
+            Some(count) => *count += n,
+            None => drop(self.counts.insert(name.to_owned(), n)),
+        }
+    }
+
+    /// All counts by name.
+    pub fn counts(&self) -> &BTreeMap<String, u64> {
+        &self.counts
+    }
+}
+
+/// What a step may look at when it gets ready.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting<'a> {
+    /// The folder that relative paths in the recipe start from.
+    pub recipe_dir: &'a Path,
+    /// Where all randomness starts.
+    pub seed: u64,
+}
+
+/// A step that looks at one document at a time. Its type is its settings, with their published defaults; what is made of
+/// them (tables, patterns) are fields that `serde` skips and [`Each::prepare`] fills.
+pub trait Each: Send + Sync {
+    /// Checks the settings without opening a file; wrong ones are usage errors.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Files and folders it reads, as the recipe names them: their content decides whether the stage must run again.
+    fn references(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Reads those files and makes its tables, once, before the first document.
+    fn prepare(&mut self, setting: &Setting<'_>) -> Result<()> {
+        let _ = setting;
+        Ok(())
+    }
+
+    /// Judges a document, and may change it. A panic sets the document aside.
+    fn apply(&self, document: &mut Document, notes: &mut Notes) -> Verdict;
+}
+
+/// Where a document stands in a pass, in the order of the sources: smaller is earlier, whatever the number of threads.
+pub type Place = u64;
+
+/// Under what a document, or a part of it, meets others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// Well mixed bits: what brings together, and what divides the work.
+    pub hash: u64,
+    /// Further bits that must be equal too; 0 where `hash` alone decides.
+    pub check: u64,
+    /// The document.
+    pub place: Place,
+    /// Which part of it, e.g. the line; 0 for the whole.
+    pub part: u32,
+}
+
+/// What was decided about a document, or a part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Decision {
+    /// The document it is about.
+    pub place: Place,
+    /// Which part of it.
+    pub part: u32,
+    /// The document that is the reason, e.g. the first of its cluster.
+    pub other: Place,
+}
+
+/// What [`Across::keys`] gives for a document.
+#[derive(Debug, Default)]
+pub struct Keys {
+    pub(crate) keys: Vec<Key>,
+    pub(crate) sketch: Vec<u8>,
+}
+
+impl Keys {
+    /// Adds a key.
+    pub fn push(&mut self, key: Key) {
+        self.keys.push(key);
+    }
+
+    /// Where a document's sketch of [`Across::sketch_bytes`] bytes is appended, once for each document.
+    pub fn sketch(&mut self) -> &mut Vec<u8> {
+        &mut self.sketch
+    }
+}
+
+/// Looks up documents' sketches.
+pub trait Sketches: Sync {
+    /// The sketch of the document at a place.
+    fn sketch(&self, place: Place) -> Result<Vec<u8>>;
+}
+
+/// A step that compares documents with each other.
+pub trait Across: Send + Sync {
+    /// Checks the settings; wrong ones are usage errors.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Files and folders it reads, as the recipe names them.
+    fn references(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Makes its tables, once, before the first document.
+    fn prepare(&mut self, setting: &Setting<'_>) -> Result<()> {
+        let _ = setting;
+        Ok(())
+    }
+
+    /// Bytes of what is remembered of each document for [`Across::group`]; 0 for none.
+    fn sketch_bytes(&self) -> usize {
+        0
+    }
+
+    /// The keys of a document.
+    fn keys(&self, document: &Document, place: Place, keys: &mut Keys);
+
+    /// Judges what shares `hash` and `check`: at least two keys, in the order of their places and parts.
+    fn group(&self, group: &[Key], sketches: &dyn Sketches, decisions: &mut Vec<Decision>) -> Result<()>;
+
+    /// Makes of what was decided group by group what is decided in the end, e.g. clusters of pairs.
+    fn finish(&self, decisions: Vec<Decision>) -> Vec<Decision> {
+        decisions
+    }
+
+    /// Carries out what was decided about a document; called only where something was.
+    fn apply(&self, document: &mut Document, decisions: &[Decision], notes: &mut Notes) -> Verdict;
+}
+
+/// What a step does.
+pub enum Work {
+    /// One document at a time.
+    Each(Box<dyn Each>),
+    /// Documents with each other.
+    Across(Box<dyn Across>),
+}
+
+/// A kind of step: what a recipe can name.
+pub struct Kind {
+    /// What a recipe calls it.
+    pub name: &'static str,
+    /// What it does, by whom it was published, in a line.
+    pub about: &'static str,
+    configure: fn(&str, toml::Table) -> Result<(Work, Value)>,
+}
+
+impl Kind {
+    /// A kind of step that looks at documents one at a time.
+    pub const fn each<T>(name: &'static str, about: &'static str) -> Self
+    where
+        T: Each + Serialize + DeserializeOwned + 'static,
+    {
+        Self {
+            name,
+            about,
+            configure: |section, table| {
+                let (step, settings) = read::<T>(section, table)?;
+                step.validate()?;
+                Ok((Work::Each(Box::new(step)), settings))
+            },
+        }
+    }
+
+    /// A kind of step that compares documents.
+    pub const fn across<T>(name: &'static str, about: &'static str) -> Self
+    where
+        T: Across + Serialize + DeserializeOwned + 'static,
+    {
+        Self {
+            name,
+            about,
+            configure: |section, table| {
+                let (step, settings) = read::<T>(section, table)?;
+                step.validate()?;
+                Ok((Work::Across(Box::new(step)), settings))
+            },
+        }
+    }
+
+    /// The step with these settings; unknown ones are errors that suggest the nearest known one.
+    pub fn configure(&'static self, settings: toml::Table) -> Result<Step> {
+        let (work, settings) = (self.configure)(&format!("the step `{}`", self.name), settings)?;
+        Ok(Step { kind: self, settings, work })
+    }
+}
+
+fn read<T: Serialize + DeserializeOwned>(section: &str, table: toml::Table) -> Result<(T, Value)> {
+    let step: T = parse_config(section, table)?;
+    let settings = serde_json::to_value(&step).unwrap_or_default();
+    Ok((step, settings))
+}
+
+/// A step with its settings.
+pub struct Step {
+    /// What it is.
+    pub kind: &'static Kind,
+    /// All settings with their defaults filled in.
+    pub settings: Value,
+    /// What it does.
+    pub work: Work,
+}
+
+impl Step {
+    /// Files and folders it reads, as the recipe names them.
+    pub fn references(&self) -> Vec<String> {
+        match &self.work {
+            Work::Each(step) => step.references(),
+            Work::Across(step) => step.references(),
+        }
+    }
+
+    /// Gets ready, once, before the first document.
+    pub fn prepare(&mut self, setting: &Setting<'_>) -> Result<()> {
+        match &mut self.work {
+            Work::Each(step) => step.prepare(setting),
+            Work::Across(step) => step.prepare(setting),
+        }
+    }
+}
+
+/// The kind of that name in `kinds`, or an error with the nearest one.
+pub fn by_name(kinds: &'static [Kind], name: &str) -> Result<&'static Kind> {
+    kinds.iter().find(|kind| kind.name == name).ok_or_else(|| {
+        let known: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
+        unknown_name(&format!("unknown step `{name}` in `steps`"), name, "step", &known)
+    })
+}
