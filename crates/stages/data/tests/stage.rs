@@ -13,11 +13,12 @@ use serde_json::{Value, json};
 
 fn run_into(recipe_dir: &Path, dir: &Path, config: &str) -> Result<Report> {
     let configured = DataStage.configure(config.parse().unwrap())?;
-    fs::create_dir_all(dir).unwrap();
+    let work = dir.with_extension("work");
+    [dir, &work].map(|dir| fs::create_dir_all(dir).unwrap());
     configured.run(&StageContext {
         name: "corpus",
         dir,
-        work: dir,
+        work: &work,
         recipe_dir,
         inputs: &[],
         device: "cpu",
@@ -75,11 +76,12 @@ fn every_document_is_kept_or_counted_under_its_reason() {
         assert_eq!(json["total"]["dropped"][reason]["documents"], 1, "{reason}: {json:#}");
     }
     assert_eq!(json["total"]["read"]["documents"], 46);
-    assert_eq!(json["near_duplicate_clusters"], 1);
+    assert_eq!(json["steps"][2]["clusters"]["count"], 1);
+    assert_eq!(json["steps"][2]["clusters"]["largest"][0]["examples"][1][0], "near");
     assert_eq!((&report.metrics["documents_in"], &report.metrics["documents_kept"]), (&json!(46), &json!(41)));
     let text: u64 = ["train", "validation"].iter().map(|s| json[s]["bytes"].as_u64().unwrap()).sum();
     let kept = json["total"]["kept"]["bytes"].as_i64().unwrap();
-    assert_eq!(text as i64, kept - json["bytes_removed_by_normalization"].as_i64().unwrap());
+    assert_eq!(text as i64, kept - json["bytes_removed_from_kept_texts"].as_i64().unwrap());
     assert!(fs::read_to_string(dir.path().join("out/report.md")).unwrap().contains("dropped: near_duplicate"));
 }
 
@@ -139,7 +141,7 @@ fn compressed_sources_and_folders_are_read() {
 #[test]
 fn filters_drop_with_their_reason() {
     let dir = corpus();
-    let error = fails(dir.path(), &format!("{SKIP}\nfilters = [\"gopher_quality\"]"));
+    let error = fails(dir.path(), &format!("{SKIP}\nsteps = [\"gopher_quality\"]"));
     assert!(error.chain().contains("nothing is left of the 46 documents"), "{}", error.chain());
     assert!(error.chain().contains("gopher_short_doc") && error.hint().is_some(), "{}", error.chain());
 }
@@ -179,10 +181,10 @@ fn wrong_settings_are_usage_errors_with_hints() {
     for (config, hint) in [
         ("source = [\"a\"]", "`sources`"),
         ("", "sources"),
-        ("sources = [\"a\"]\nfilters = [\"gopher_qualty\"]", "`gopher_quality`"),
+        ("sources = [\"a\"]\nsteps = [\"gopher_qualty\"]", "`gopher_quality`"),
         ("sources = [\"a\"]\nvalidation_fraction = 1.5", "0.1"),
-        ("sources = [\"a\"]\ndedup = { bands = 0 }", "bands = 14"),
-        ("sources = [\"a\"]\ndedup = { band = 3 }", "`bands`"),
+        ("sources = [\"a\"]\nsteps = [{ step = \"near_duplicates\", bands = 0 }]", "bands = 14"),
+        ("sources = [\"a\"]\nsteps = [{ step = \"near_duplicates\", band = 3 }]", "`bands`"),
         ("sources = [\"none.txt\"]", "recipe"),
     ] {
         let error = fails(dir.path(), config);
@@ -196,7 +198,7 @@ fn the_plan_comes_near_the_facts() {
     let dir = corpus();
     let configured = DataStage.configure(SKIP.parse().unwrap()).unwrap();
     assert_eq!(configured.references().len(), 2);
-    assert_eq!(configured.effective_config()["dedup"]["bands"], 14);
+    assert_eq!(configured.effective_config()["steps"][2]["bands"], 14);
     let plan = configured.plan(&PlanInputs { inputs: vec![], recipe_dir: dir.path(), peak_flops: 1e12 }).unwrap();
     let on_disk: u64 = ["a.jsonl", "b.txt"].iter().map(|f| fs::metadata(dir.path().join(f)).unwrap().len()).sum();
     assert_eq!(plan.facts["bytes"], on_disk as f64);
