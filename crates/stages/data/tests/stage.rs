@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 fn run_into(recipe_dir: &Path, dir: &Path, config: &str) -> Result<Report> {
     let configured = DataStage.configure(config.parse().unwrap())?;
     let work = dir.with_extension("work");
-    [dir, &work].map(|dir| fs::create_dir_all(dir).unwrap());
-    configured.run(&StageContext {
+    fs::create_dir_all(dir).unwrap();
+    fs::create_dir_all(&work).unwrap();
+    let report = configured.run(&StageContext {
         name: "corpus",
         dir,
         work: &work,
@@ -24,7 +25,9 @@ fn run_into(recipe_dir: &Path, dir: &Path, config: &str) -> Result<Report> {
         device: "cpu",
         seed: 1,
         progress: &Silent,
-    })
+    })?;
+    fs::remove_dir_all(work).unwrap();
+    Ok(report)
 }
 
 fn run(recipe_dir: &Path, config: &str) -> Result<(Report, Value)> {
