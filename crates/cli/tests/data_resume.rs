@@ -47,7 +47,10 @@ fn a_killed_data_run_goes_on_and_writes_the_same() {
     let work = dir.path().join("cut/.work/data.corpus/work");
     let start = Instant::now();
     while parts(&work) == 0 {
-        assert!(child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(120), "no part was written");
+        assert!(
+            child.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(120),
+            "no part was written"
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
     child.kill().unwrap();
