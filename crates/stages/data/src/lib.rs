@@ -2,6 +2,7 @@
 mod step;
 mod steps;
 pub use step::{
-    Across, Decision, Each, Key, Keys, Kind, Notes, Place, Setting, Sketches, Step, Verdict, Work, by_name,
+    ANY_SIZE, Across, Decision, Each, Key, Keys, Kind, Notes, Place, Setting, Sketches, Step, Verdict, Work, by_name,
 };
 pub use steps::ALL as STEPS;
+pub use steps::{HITS, hit_items};
