@@ -89,10 +89,6 @@ impl Default for Decontaminate {
 
 impl Each for Decontaminate {
     fn validate(&self) -> Result<()> {
-        if self.against.is_empty() {
-            return Err(Error::usage("`against` is missing in the step `decontaminate`")
-                .with_hint("name the evaluation sets: `against = [\"eval/gsm8k_test.jsonl\"]`"));
-        }
         if self.short_ngram < 2 || self.ngram < self.short_ngram || self.ngram > 1000 {
             return Err(Error::usage(format!(
                 "`decontaminate` has ngram {}, short_ngram {}: they must be 2 to 1,000, short_ngram at most ngram",
@@ -108,6 +104,10 @@ impl Each for Decontaminate {
     }
 
     fn prepare(&mut self, setting: &Setting<'_>) -> Result<()> {
+        if self.against.is_empty() {
+            return Err(Error::usage("`against` is missing in the step `decontaminate`")
+                .with_hint("name the evaluation sets: `against = [\"eval/gsm8k_test.jsonl\"]`"));
+        }
         (self.files, self.passages) = items::read(&self.against, setting.recipe_dir)?;
         let index = |n, words| Index::new(&self.passages, n, words, self.max_items);
         self.indices = vec![index(self.ngram, self.ngram..usize::MAX), index(self.short_ngram, 0..self.ngram)];
