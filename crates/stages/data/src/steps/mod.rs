@@ -1,10 +1,15 @@
 //! All steps. A new one is a file here and a line in [`ALL`].
 
+mod cut;
+mod decontaminate;
 mod dedup;
 mod filters;
 mod normalize;
+mod words;
 
 use crate::step::Kind;
+
+pub use decontaminate::{HITS, hit_items};
 
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[
@@ -13,6 +18,12 @@ pub const ALL: &[Kind] = &[
     filters::gopher_quality::GOPHER_QUALITY,
     filters::c4::C4_PAGES,
     filters::fineweb::FINEWEB,
+    dedup::url::URL_DUPLICATES,
     dedup::exact::EXACT_DUPLICATES,
     dedup::near::NEAR_DUPLICATES,
+    dedup::lines::LINE_DUPLICATES,
+    dedup::lines::PARAGRAPH_DUPLICATES,
+    dedup::substring::SUBSTRING_DUPLICATES,
+    dedup::semantic::SEMANTIC_DUPLICATES,
+    decontaminate::DECONTAMINATE,
 ];
