@@ -5,7 +5,7 @@ mod decontaminate;
 mod dedup;
 mod filters;
 mod normalize;
-mod words;
+mod word_hashes;
 
 use crate::step::Kind;
 
