@@ -1,47 +1,142 @@
 //! The settings of the data stage.
 
-use cupola_artifact::{Error, Result, unknown_name};
+use cupola_artifact::{Error, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use crate::filters;
+use crate::step::{Step, by_name};
+use crate::steps::ALL;
 
 /// `[data.NAME]` in a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// Files, folders and globs, relative to the recipe: `.txt` and `.md` (a document per file), `.jsonl`, `.ndjson` and
-    /// `.json`, each also with `.gz` or `.zst`, and `.parquet`. Required.
-    pub sources: Vec<String>,
+    /// Files, folders and globs, relative to the recipe: a text, or a table with `path` and what is different for it.
+    /// Required.
+    pub sources: Vec<Source>,
     /// The field of a record that holds its text; a text file's only field is `text`.
     pub text_field: String,
-    /// What to do with a record that is broken or has no text: stop (`fail`) or drop and count it (`skip`).
+    /// What to do with a record that is broken or has no text: stop (`fail`) or set it aside and count it (`skip`).
     pub on_error: OnError,
-    /// What is made uniform in each text.
-    pub normalize: NormalizeConfig,
-    /// Quality filters by name, applied in this order. None by default: the published thresholds are made for web pages
-    /// and would drop a whole book or play for its length alone.
-    pub filters: Vec<String>,
-    /// Which duplicates are removed.
-    pub dedup: DedupConfig,
+    /// The largest share of the records that may be set aside before the run stops, 0 to 1; looked at from
+    /// [`FEW_RECORDS`] records on.
+    pub max_broken: f64,
+    /// What is done with each document, in this order: names, or tables with `step` and its settings. No filter is among
+    /// the default: the published thresholds are made for web pages and would drop a whole book for its length alone.
+    pub steps: Vec<StepSetting>,
+    /// How much of each source is written, by weights; without it each source's `epochs` say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixture: Option<Mixture>,
+    /// Which dropped documents are kept to be looked at.
+    pub keep_dropped: KeepDropped,
     /// How documents are divided into training and validation.
     pub split: SplitRule,
     /// The share that is held out: of the documents for `split = "hash"`, of the bytes for `"position"`; 0 holds out none.
     pub validation_fraction: f64,
 }
 
+/// Below so many records the share of broken ones says nothing.
+pub const FEW_RECORDS: u64 = 100;
+
 impl Default for DataConfig {
     fn default() -> Self {
+        let steps = ["normalize", "exact_duplicates", "near_duplicates"];
         Self {
             sources: Vec::new(),
             text_field: "text".into(),
             on_error: OnError::Fail,
-            normalize: NormalizeConfig::default(),
-            filters: Vec::new(),
-            dedup: DedupConfig::default(),
+            max_broken: 0.1,
+            steps: steps.into_iter().map(|name| StepSetting::Name(name.to_owned())).collect(),
+            mixture: None,
+            keep_dropped: KeepDropped::Sample,
             split: SplitRule::Hash,
             validation_fraction: 0.1,
         }
     }
+}
+
+/// Where text comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Source {
+    /// A file, folder or glob.
+    Path(String),
+    /// The same with settings of its own.
+    Table(SourceTable),
+}
+
+/// `{ path = "…", epochs = 2.0 }`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceTable {
+    /// A file, folder or glob.
+    pub path: String,
+    /// How often each of its documents is taken: 2 twice, 0.5 every second one, chosen by a hash of its text.
+    #[serde(default = "once")]
+    pub epochs: f64,
+    /// Its share of a mixture, in proportion to the others' weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+}
+
+/// `mixture = { … }`: what is kept of each source is repeated or thinned out until its bytes have the share wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mixture {
+    /// Without weights a source's share is in proportion to its kept bytes to the power of `1 / temperature`: 1 leaves the
+    /// shares as they are, more evens them out (Devlin 2018 for languages; 3.3 in Conneau et al. 2020).
+    pub temperature: f64,
+    /// Bytes of text to write; all that was kept, if not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// No source is repeated more often; about four times is as good as new text (Muennighoff et al. 2023).
+    pub max_epochs: f64,
+}
+
+impl Default for Mixture {
+    fn default() -> Self {
+        Self { temperature: 1.0, bytes: None, max_epochs: 4.0 }
+    }
+}
+
+fn once() -> f64 {
+    1.0
+}
+
+impl Source {
+    /// The file, folder or glob.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Path(path) => path,
+            Self::Table(table) => &table.path,
+        }
+    }
+
+    /// Its share of a mixture.
+    pub fn weight(&self) -> Option<f64> {
+        match self {
+            Self::Path(_) => None,
+            Self::Table(table) => table.weight,
+        }
+    }
+
+    /// How often each document is taken.
+    pub fn epochs(&self) -> f64 {
+        match self {
+            Self::Path(_) => once(),
+            Self::Table(table) => table.epochs,
+        }
+    }
+}
+
+/// A step as the recipe writes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum StepSetting {
+    /// With its default settings.
+    Name(String),
+    /// `{ step = "…", … }`.
+    Table(toml::Table),
 }
 
 /// What to do with a broken record.
@@ -50,8 +145,20 @@ impl Default for DataConfig {
 pub enum OnError {
     /// Stop with its file, line and cause.
     Fail,
-    /// Drop it and count it.
+    /// Set it aside and count it.
     Skip,
+}
+
+/// Which dropped documents are written to `dropped.jsonl.zst`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeepDropped {
+    /// None.
+    None,
+    /// Some for each reason.
+    Sample,
+    /// All.
+    All,
 }
 
 /// How documents are divided.
@@ -64,81 +171,92 @@ pub enum SplitRule {
     Position,
 }
 
-/// `normalize = { … }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NormalizeConfig {
-    /// Unicode normalization form C: `e` + combining acute becomes `é`.
-    pub nfc: bool,
-    /// `\r\n` and lone `\r` become `\n`.
-    pub line_ends: bool,
-    /// Control characters (Unicode category Cc) other than `\n` and `\t` are removed.
-    pub control: bool,
-}
-
-impl Default for NormalizeConfig {
-    fn default() -> Self {
-        Self { nfc: true, line_ends: true, control: true }
-    }
-}
-
-/// `dedup = { … }`. With the defaults (5-word shingles, 14 bands of 8 rows, as in `FineWeb`, Penedo et al. 2024) two documents
-/// of Jaccard similarity `s` become a candidate pair with probability `1 - (1 - s^8)^14`: 0.97 at 0.83, 0.36 at 0.65.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DedupConfig {
-    /// Remove documents with the same text.
-    pub exact: bool,
-    /// Remove near duplicates, found by `MinHash` (Broder 1997) over word shingles.
-    pub near: bool,
-    /// Words per shingle.
-    pub ngram: usize,
-    /// Bands of the locality-sensitive hash; `bands * rows` is the number of permutations.
-    pub bands: usize,
-    /// Rows per band.
-    pub rows: usize,
-    /// A candidate pair counts as duplicate if its similarity, estimated from the signatures, is at least this, 0 to 1.
-    /// The standard error of the estimate is `sqrt(s (1 - s) / (bands * rows))`, 0.04 at most by default. The default 0.7 is
-    /// near the bands' own threshold, `(1 / bands)^(1 / rows)` = 0.72.
-    pub threshold: f64,
-}
-
-impl Default for DedupConfig {
-    fn default() -> Self {
-        Self { exact: true, near: true, ngram: 5, bands: 14, rows: 8, threshold: 0.7 }
-    }
-}
-
 impl DataConfig {
-    /// Checks what the types leave open.
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Checks what the types leave open, and makes the steps.
+    pub fn steps(&self) -> Result<Vec<Step>> {
         if self.sources.is_empty() {
             return Err(Error::usage("`sources` is missing in [data]")
                 .with_hint("add `sources = [\"corpus/*.txt\"]`: files, folders or globs"));
         }
-        self.filters.iter().try_for_each(|name| filters::by_name(name).map(|_| ()))?;
+        if let Some(source) = self.sources.iter().find(|s| !(0.0..=1000.0).contains(&s.epochs())) {
+            return Err(Error::usage(format!(
+                "`epochs` of {} is {}, not in [0, 1000]",
+                source.path(),
+                source.epochs()
+            )));
+        }
+        self.check_mixture()?;
         if !(0.0..1.0).contains(&self.validation_fraction) {
             return Err(Error::usage(format!("`validation_fraction` is {}, not in [0, 1)", self.validation_fraction))
                 .with_hint("0.1 holds out a tenth"));
         }
-        let d = &self.dedup;
-        let permutations = d.bands.saturating_mul(d.rows);
-        if d.ngram == 0 || d.ngram > 1000 || permutations == 0 || permutations > 4096 {
-            return Err(Error::usage(format!(
-                "`dedup` has ngram {}, bands {}, rows {}: ngram must be 1 to 1,000, bands times rows 1 to 4,096",
-                d.ngram, d.bands, d.rows
-            ))
-            .with_hint("the defaults are ngram = 5, bands = 14, rows = 8"));
+        if !(0.0..=1.0).contains(&self.max_broken) {
+            return Err(Error::usage(format!("`max_broken` is {}, not in [0, 1]", self.max_broken))
+                .with_hint("0.1 lets a tenth of the records be broken"));
         }
-        if !(0.0..=1.0).contains(&d.threshold) {
-            return Err(Error::usage(format!("`dedup.threshold` is {}, not in [0, 1]", d.threshold)));
+        self.steps.iter().map(configure).collect()
+    }
+
+    fn check_mixture(&self) -> Result<()> {
+        let weights = self.sources.iter().filter_map(Source::weight).collect::<Vec<f64>>();
+        let Some(mixture) = &self.mixture else {
+            return match weights.is_empty() {
+                true => Ok(()),
+                false => Err(Error::usage("a source has a `weight`, but there is no `mixture`")
+                    .with_hint("add `mixture = {}`, or say how often a source is taken by `epochs`")),
+            };
+        };
+        if !weights.is_empty() && weights.len() < self.sources.len() {
+            return Err(Error::usage("some sources have a `weight` and others have none")
+                .with_hint("give each source one, or none and let `mixture.temperature` decide"));
+        }
+        if weights.iter().any(|w| !(0.0..=1e9).contains(w))
+            || (!weights.is_empty() && weights.iter().sum::<f64>() <= 0.0)
+        {
+            return Err(Error::usage("a source's `weight` is negative or too large, or all are 0"));
+        }
+        if self.sources.iter().any(|source| source.epochs() != once()) {
+            return Err(Error::usage("a source has `epochs`, but the `mixture` decides how often it is taken")
+                .with_hint("remove `epochs`, or `mixture`"));
+        }
+        if !(mixture.temperature >= 0.01 && mixture.temperature <= 1e6 && (0.0..=1000.0).contains(&mixture.max_epochs))
+        {
+            return Err(Error::usage(format!(
+                "`mixture` has temperature {} and max_epochs {}: they must be in [0.01, 1e6] and [0, 1000]",
+                mixture.temperature, mixture.max_epochs
+            )));
         }
         Ok(())
     }
+
+    /// All settings with their defaults filled in, those of the steps too.
+    pub fn effective(&self, steps: &[Step]) -> Value {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        value["steps"] = steps
+            .iter()
+            .map(|step| {
+                let mut settings = step.settings.clone();
+                settings["step"] = json!(step.kind.name);
+                settings
+            })
+            .collect();
+        value
+    }
 }
 
-/// The error for a filter that does not exist.
-pub(crate) fn unknown_filter(name: &str) -> Error {
-    let known: Vec<&str> = filters::ALL.iter().map(|filter| filter.name()).collect();
-    unknown_name(&format!("unknown filter `{name}` in `filters`"), name, "filter", &known)
+fn configure(setting: &StepSetting) -> Result<Step> {
+    let (name, settings) = match setting {
+        StepSetting::Name(name) => (name.clone(), toml::Table::new()),
+        StepSetting::Table(table) => {
+            let mut table = table.clone();
+            match table.remove("step") {
+                Some(toml::Value::String(name)) => (name, table),
+                _ => {
+                    return Err(Error::usage("an entry of `steps` does not say which `step` it is")
+                        .with_hint("write `{ step = \"gopher_quality\", … }`, or the name alone"));
+                }
+            }
+        }
+    };
+    by_name(ALL, &name)?.configure(settings)
 }

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use cupola_artifact::stage::Plan;
-use cupola_artifact::{Context, Result};
-use cupola_records::{expand, read_records};
+use cupola_artifact::{Result, human_count};
+use cupola_records::read_records;
 
-use crate::config::DataConfig;
+use crate::config::{DataConfig, Source};
+use crate::pipeline;
 
 /// Records looked at per file.
 const SAMPLE: usize = 100;
@@ -20,19 +21,32 @@ const UNPACKED: f64 = 2.9;
 /// Bytes of text per second through the whole stage without filters; measured on two busy cores of a server.
 const BYTES_PER_SECOND: f64 = 13e6;
 
+/// What a chunk takes in the hands of a thread, as records, as documents and as what is written, bytes; and a range of keys.
+const MEMORY_PER_THREAD: f64 = 96e6;
+
+/// The program and its tables, bytes.
+const BASE_MEMORY: f64 = 30e6;
+
+/// Bytes of text per token of a usual vocabulary, for English prose.
+pub const BYTES_PER_TOKEN: f64 = 4.4;
+
 /// Bytes of an artifact per byte of text: zstd at its default level on English prose.
 const PACKED: f64 = 0.4;
 
 /// Estimates.
 pub fn plan(config: &DataConfig, recipe_dir: &Path) -> Result<Plan> {
-    let files = expand(&config.sources, recipe_dir)?;
-    let (mut bytes, mut documents) = (0.0, 0.0);
+    let files = pipeline::files(config, recipe_dir)?;
+    let (mut bytes, mut documents, mut written) = (0.0, 0.0, 0.0);
+    let mut by_source = vec![0.0; config.sources.len()];
     let mut bytes_per_document = 0.0;
     for (i, file) in files.iter().enumerate() {
-        let on_disk = std::fs::metadata(file).context(|| format!("cannot read {}", file.display()))?.len() as f64;
+        let (on_disk, epochs, source) = (file.bytes as f64, config.sources[file.source].epochs(), file.source);
+        let file = file.path.as_path();
         let packed = file.extension().is_some_and(|e| e == "gz" || e == "zst" || e == "parquet");
         let unpacked = if packed { on_disk * UNPACKED } else { on_disk };
         bytes += unpacked;
+        written += unpacked * epochs;
+        by_source[source] += unpacked * epochs;
         if is_text(file) {
             documents += 1.0;
             continue;
@@ -42,27 +56,39 @@ pub fn plan(config: &DataConfig, recipe_dir: &Path) -> Result<Plan> {
         }
         documents += if bytes_per_document > 0.0 { (unpacked / bytes_per_document).max(1.0) } else { 1.0 };
     }
-    let validation = bytes * config.validation_fraction;
+    let validation = written * config.validation_fraction;
     let facts = [
         ("bytes", bytes),
         ("documents", documents.round()),
-        ("train_bytes", bytes - validation),
+        ("train_bytes", written - validation),
         ("validation_bytes", validation),
     ];
-    let signatures =
-        if config.dedup.near { documents * (4 * config.dedup.bands * config.dedup.rows) as f64 } else { 0.0 };
+    let mut notes =
+        vec![format!("{} files; bytes and documents are estimated from their sizes and first records", files.len())];
+    if config.sources.len() > 1 {
+        notes.extend(config.sources.iter().zip(&by_source).map(|(source, bytes)| mixture(source, *bytes, written)));
+    }
+    let threads = rayon::current_num_threads() as f64;
     Ok(Plan {
         facts: facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         flops: 0.0,
-        // The texts as read and as normalized, and one signature each.
-        memory_bytes: 2.0 * bytes + signatures,
-        disk_bytes: PACKED * bytes,
+        memory_bytes: BASE_MEMORY + threads * MEMORY_PER_THREAD.min(4.0 * bytes),
+        // The artifact, and what one pass leaves for the next.
+        disk_bytes: 2.0 * PACKED * bytes.max(written),
         seconds: bytes / BYTES_PER_SECOND,
-        notes: vec![format!(
-            "{} files; bytes and documents are estimated from their sizes and first records",
-            files.len()
-        )],
+        notes,
     })
+}
+
+/// A line about a source's share of what will be written.
+fn mixture(source: &Source, bytes: f64, all: f64) -> String {
+    format!(
+        "{}: {:.1}% of the text, about {} tokens ({} epochs)",
+        source.path(),
+        100.0 * bytes / all.max(1.0),
+        human_count(bytes / BYTES_PER_TOKEN),
+        source.epochs()
+    )
 }
 
 fn is_text(file: &Path) -> bool {

@@ -7,23 +7,27 @@ use std::path::Path;
 
 use cupola_artifact::stage::{PlanInputs, Report, Silent, Stage, StageContext};
 use cupola_artifact::{Class, Error, Result};
-use cupola_data::DataStage;
+use cupola_data::{DataStage, Wanted, browse};
 use cupola_records::{Split, read_documents};
 use serde_json::{Value, json};
 
 fn run_into(recipe_dir: &Path, dir: &Path, config: &str) -> Result<Report> {
     let configured = DataStage.configure(config.parse().unwrap())?;
+    let work = dir.with_extension("work");
     fs::create_dir_all(dir).unwrap();
-    configured.run(&StageContext {
+    fs::create_dir_all(&work).unwrap();
+    let report = configured.run(&StageContext {
         name: "corpus",
         dir,
-        work: dir,
+        work: &work,
         recipe_dir,
         inputs: &[],
         device: "cpu",
         seed: 1,
         progress: &Silent,
-    })
+    })?;
+    fs::remove_dir_all(work).unwrap();
+    Ok(report)
 }
 
 fn run(recipe_dir: &Path, config: &str) -> Result<(Report, Value)> {
@@ -75,11 +79,12 @@ fn every_document_is_kept_or_counted_under_its_reason() {
         assert_eq!(json["total"]["dropped"][reason]["documents"], 1, "{reason}: {json:#}");
     }
     assert_eq!(json["total"]["read"]["documents"], 46);
-    assert_eq!(json["near_duplicate_clusters"], 1);
+    assert_eq!(json["steps"][2]["clusters"]["count"], 1);
+    assert_eq!(json["steps"][2]["clusters"]["largest"][0]["examples"][1][0], "near");
     assert_eq!((&report.metrics["documents_in"], &report.metrics["documents_kept"]), (&json!(46), &json!(41)));
     let text: u64 = ["train", "validation"].iter().map(|s| json[s]["bytes"].as_u64().unwrap()).sum();
     let kept = json["total"]["kept"]["bytes"].as_i64().unwrap();
-    assert_eq!(text as i64, kept - json["bytes_removed_by_normalization"].as_i64().unwrap());
+    assert_eq!(text as i64, kept - json["bytes_removed_from_kept_texts"].as_i64().unwrap());
     assert!(fs::read_to_string(dir.path().join("out/report.md")).unwrap().contains("dropped: near_duplicate"));
 }
 
@@ -139,7 +144,7 @@ fn compressed_sources_and_folders_are_read() {
 #[test]
 fn filters_drop_with_their_reason() {
     let dir = corpus();
-    let error = fails(dir.path(), &format!("{SKIP}\nfilters = [\"gopher_quality\"]"));
+    let error = fails(dir.path(), &format!("{SKIP}\nsteps = [\"gopher_quality\"]"));
     assert!(error.chain().contains("nothing is left of the 46 documents"), "{}", error.chain());
     assert!(error.chain().contains("gopher_short_doc") && error.hint().is_some(), "{}", error.chain());
 }
@@ -179,10 +184,10 @@ fn wrong_settings_are_usage_errors_with_hints() {
     for (config, hint) in [
         ("source = [\"a\"]", "`sources`"),
         ("", "sources"),
-        ("sources = [\"a\"]\nfilters = [\"gopher_qualty\"]", "`gopher_quality`"),
+        ("sources = [\"a\"]\nsteps = [\"gopher_qualty\"]", "`gopher_quality`"),
         ("sources = [\"a\"]\nvalidation_fraction = 1.5", "0.1"),
-        ("sources = [\"a\"]\ndedup = { bands = 0 }", "bands = 14"),
-        ("sources = [\"a\"]\ndedup = { band = 3 }", "`bands`"),
+        ("sources = [\"a\"]\nsteps = [{ step = \"near_duplicates\", bands = 0 }]", "bands = 14"),
+        ("sources = [\"a\"]\nsteps = [{ step = \"near_duplicates\", band = 3 }]", "`bands`"),
         ("sources = [\"none.txt\"]", "recipe"),
     ] {
         let error = fails(dir.path(), config);
@@ -196,9 +201,27 @@ fn the_plan_comes_near_the_facts() {
     let dir = corpus();
     let configured = DataStage.configure(SKIP.parse().unwrap()).unwrap();
     assert_eq!(configured.references().len(), 2);
-    assert_eq!(configured.effective_config()["dedup"]["bands"], 14);
+    assert_eq!(configured.effective_config()["steps"][2]["bands"], 14);
     let plan = configured.plan(&PlanInputs { inputs: vec![], recipe_dir: dir.path(), peak_flops: 1e12 }).unwrap();
     let on_disk: u64 = ["a.jsonl", "b.txt"].iter().map(|f| fs::metadata(dir.path().join(f)).unwrap().len()).sum();
     assert_eq!(plan.facts["bytes"], on_disk as f64);
     assert!((40.0..55.0).contains(&plan.facts["documents"]), "{:?}", plan.facts);
+}
+
+#[test]
+fn kept_and_dropped_documents_can_be_looked_through() {
+    let dir = corpus();
+    run(dir.path(), SKIP).unwrap();
+    let look = |wanted: Wanted| -> Vec<(String, String)> {
+        let seen = browse(&dir.path().join("out"), &wanted).unwrap().map(|seen| seen.unwrap());
+        seen.map(|seen| (seen.id, seen.verdict)).collect()
+    };
+    assert_eq!(look(Wanted { kept: Some(true), ..Default::default() }).len(), 42, "one is cut in two");
+    assert_eq!(look(Wanted { kept: Some(false), ..Default::default() }).len(), 5);
+    let near = look(Wanted { reason: Some("near_duplicate".into()), ..Default::default() });
+    assert_eq!(near, [("near".into(), "dropped by near_duplicates: near_duplicate".into())]);
+    let au_lait = look(Wanted { find: Some("AU LAIT".into()), source: Some("b.".into()), ..Default::default() });
+    assert_eq!(au_lait[0], ("b.txt:1".into(), "kept: validation".into()));
+    let error = browse(dir.path(), &Wanted::default()).map(|_| ()).unwrap_err();
+    assert!(error.chain().contains("no data artifact") && error.hint().is_some());
 }

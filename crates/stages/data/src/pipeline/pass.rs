@@ -1,0 +1,252 @@
+//! One pass over the documents: the steps between two that compare documents.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use cupola_artifact::{Error, Result};
+use cupola_records::Document;
+
+use super::emit::{Emitter, Emitting};
+use super::groups::Decisions;
+use super::part::{Description, Dropped, Lines, PartId, Travelling, read_documents, write_file, write_keys};
+use super::sources::Read;
+use crate::config::KeepDropped;
+use crate::report::PartReport;
+use crate::step::{Across, Decision, Each, Keys, Notes, Step, Verdict, Work};
+
+/// Documents of each reason that a part keeps as a sample of what was dropped.
+const SAMPLES: u64 = 8;
+
+/// Characters of a sampled document that are kept.
+const SAMPLE_CHARACTERS: usize = 4000;
+
+/// What a pass does with every document.
+pub struct Pass<'a> {
+    /// Where it writes its parts.
+    pub dir: &'a Path,
+    /// The step that compared the documents of the pass before, its number, and what it decided.
+    pub decided: Option<(usize, &'a dyn Across, &'a Decisions)>,
+    /// The steps that look at documents one at a time, with their numbers.
+    pub each: Vec<(usize, &'a dyn Each)>,
+    /// The step that will compare what is left.
+    pub then: Option<&'a dyn Across>,
+    /// Whether what is left has passed all steps, and has not been counted by a pass before.
+    pub counts_kept: bool,
+    /// In the last pass, where documents go.
+    pub emit: Option<&'a Emitter>,
+    /// All steps, for their names.
+    pub steps: &'a [Step],
+    /// Which dropped documents are kept.
+    pub keep_dropped: KeepDropped,
+}
+
+impl Pass<'_> {
+    /// Makes the part of a chunk of the sources.
+    pub fn first(&self, id: PartId, chunk: Vec<Read>, last: bool) -> Result<()> {
+        let mut part = Part::create(self, id)?;
+        for read in chunk {
+            match read {
+                Read::Broken(source, reason, error) => {
+                    part.report.read(&source, 0);
+                    part.report.drop_for(&source, None, reason, 0);
+                    part.dropped(&Document::new("", error, source), "read", reason)?;
+                }
+                Read::Document(document) => {
+                    let bytes = document.text.len().max(document.field("html").map_or(0, str::len)) as u64;
+                    part.report.read(&document.source, bytes);
+                    part.report.before.add(&document);
+                    part.take(Travelling { bytes, document }, None)?;
+                }
+            }
+        }
+        part.finish(last)
+    }
+
+    /// Makes the part that follows one of the pass before.
+    pub fn next(&self, id: PartId, before: &Path, last: bool) -> Result<()> {
+        let mut part = Part::create(self, id)?;
+        let decisions = match self.decided {
+            Some((_, _, decisions)) => decisions.of_part(id)?,
+            None => Vec::new(),
+        };
+        let mut at = 0;
+        for (index, travelling) in read_documents(before, id)?.enumerate() {
+            let place = id.place(index);
+            let first = at;
+            while decisions.get(at).is_some_and(|decision| decision.place == place) {
+                at += 1;
+            }
+            part.take(travelling?, Some(&decisions[first..at]))?;
+        }
+        part.finish(last)
+    }
+}
+
+/// A part under construction.
+struct Part<'a, 'p> {
+    pass: &'p Pass<'a>,
+    id: PartId,
+    report: PartReport,
+    notes: Vec<Notes>,
+    documents: Option<Lines>,
+    emitted: Option<Emitting<'a>>,
+    kept: usize,
+    keys: Keys,
+    dropped: Option<Lines>,
+}
+
+impl<'a, 'p> Part<'a, 'p> {
+    fn create(pass: &'p Pass<'a>, id: PartId) -> Result<Self> {
+        let emitted = pass.emit.map(|emit| emit.part(pass.dir, id)).transpose()?;
+        let documents = match emitted {
+            Some(_) => None,
+            None => Some(Lines::create(id.file(pass.dir, "docs"), None)?),
+        };
+        Ok(Self {
+            pass,
+            id,
+            report: PartReport::default(),
+            notes: vec![Notes::default(); pass.steps.len()],
+            documents,
+            emitted,
+            kept: 0,
+            keys: Keys::default(),
+            dropped: None,
+        })
+    }
+
+    /// Takes a document through the steps of the pass.
+    fn take(&mut self, mut travelling: Travelling, decisions: Option<&[Decision]>) -> Result<()> {
+        let pass = self.pass;
+        let bytes = travelling.bytes;
+        if let Some((step, across, _)) = pass.decided
+            && let Some(decisions) = decisions
+        {
+            self.report.steps.entry(step).or_default().came.add(bytes);
+            if !decisions.is_empty() {
+                let verdict = guarded(&mut travelling.document, |document| {
+                    across.apply(document, decisions, &mut self.notes[step])
+                });
+                if self.is_dropped(verdict, step, &travelling)? {
+                    return Ok(());
+                }
+            }
+        }
+        for (step, each) in &pass.each {
+            self.report.steps.entry(*step).or_default().came.add(bytes);
+            let verdict = guarded(&mut travelling.document, |document| each.apply(document, &mut self.notes[*step]));
+            if self.is_dropped(verdict, *step, &travelling)? {
+                return Ok(());
+            }
+        }
+        self.keep(&travelling)
+    }
+
+    fn is_dropped(&mut self, verdict: Verdict, step: usize, travelling: &Travelling) -> Result<bool> {
+        let name = self.pass.steps[step].kind.name;
+        let document = &travelling.document;
+        match verdict {
+            Verdict::Keep => return Ok(false),
+            Verdict::Drop(reason) => {
+                self.report.drop_for(&document.source, Some(step), reason, travelling.bytes);
+                self.dropped(document, name, reason)?;
+            }
+            Verdict::SetAside(error) => {
+                self.report.drop_for(&document.source, Some(step), "set_aside", travelling.bytes);
+                let told = Document { text: format!("{error}\n\n{}", document.text), ..document.clone() };
+                self.dropped(&told, name, "set_aside")?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn keep(&mut self, travelling: &Travelling) -> Result<()> {
+        let document = &travelling.document;
+        if self.pass.counts_kept {
+            self.report.keep(document, travelling.bytes);
+        }
+        if let Some(then) = self.pass.then {
+            let place = self.id.place(self.kept);
+            then.keys(document, place, &mut self.keys);
+            let expected = then.sketch_bytes() * (self.kept + 1);
+            if self.keys.sketch.len() != expected {
+                return Err(Error::failed(format!("a sketch of {} has not {expected} bytes", document.id)));
+            }
+        }
+        self.kept += 1;
+        match (&mut self.documents, &mut self.emitted) {
+            (Some(documents), _) => documents.write(travelling),
+            (None, Some(emitted)) => emitted.write(document),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn dropped(&mut self, document: &Document, step: &str, reason: &str) -> Result<()> {
+        let so_far: u64 = self.report.sources.values().filter_map(|t| t.dropped.get(reason)).map(|c| c.documents).sum();
+        let whole = self.pass.keep_dropped == KeepDropped::All;
+        if self.pass.keep_dropped == KeepDropped::None || (!whole && so_far > SAMPLES) {
+            return Ok(());
+        }
+        if self.dropped.is_none() {
+            self.dropped = Some(Lines::create(self.id.file(self.pass.dir, "dropped"), None)?);
+        }
+        let cut = document.text.char_indices().nth(SAMPLE_CHARACTERS).map_or(document.text.len(), |(at, _)| at);
+        let mut fields = document.fields.clone();
+        fields.remove("html");
+        let dropped = Dropped {
+            id: document.id.clone(),
+            source: document.source.clone(),
+            step: step.to_owned(),
+            reason: reason.to_owned(),
+            text: document.text[..if whole { document.text.len() } else { cut }].to_owned(),
+            fields,
+        };
+        self.dropped.as_mut().map_or(Ok(()), |lines| lines.write(&dropped))
+    }
+
+    fn finish(mut self, last: bool) -> Result<()> {
+        let dir = self.pass.dir;
+        if let Some(documents) = self.documents.take() {
+            documents.finish()?;
+        }
+        let emitted = self.emitted.take().map(Emitting::finish).transpose()?;
+        if let Some(dropped) = self.dropped.take() {
+            dropped.finish()?;
+        }
+        if let Some(then) = self.pass.then {
+            write_keys(&self.id.file(dir, "keys"), &mut self.keys.keys)?;
+            if then.sketch_bytes() > 0 {
+                write_file(&self.id.file(dir, "sketch"), &self.keys.sketch)?;
+            }
+        }
+        for (step, notes) in self.notes.iter().enumerate().filter(|(_, notes)| !notes.counts().is_empty()) {
+            self.report.note(step, notes);
+        }
+        Description { last, report: self.report, emitted }.write(dir, self.id)
+    }
+}
+
+/// Runs a step on a document; a panic is what was wrong with the document.
+fn guarded(document: &mut Document, step: impl FnOnce(&mut Document) -> Verdict) -> Verdict {
+    let result = catch_unwind(AssertUnwindSafe(|| step(document)));
+    result.unwrap_or_else(|panic| {
+        let what = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no reason given");
+        Verdict::SetAside(format!("the step broke: {what}"))
+    })
+}
+
+/// The steps of a pipeline, divided into passes: the numbers of each pass's single-document steps.
+pub fn passes(steps: &[Step]) -> Vec<Vec<usize>> {
+    let mut passes = vec![Vec::new()];
+    for (i, step) in steps.iter().enumerate() {
+        match (&step.work, passes.last_mut()) {
+            (Work::Each(_), Some(pass)) => pass.push(i),
+            _ => passes.push(Vec::new()),
+        }
+    }
+    passes
+}
