@@ -1,8 +1,11 @@
 //! All steps. A new one is a file here and a line in [`ALL`].
 
+mod classifier;
 mod dedup;
 mod filters;
+mod lists;
 mod normalize;
+mod words;
 
 use crate::step::Kind;
 
@@ -13,6 +16,10 @@ pub const ALL: &[Kind] = &[
     filters::gopher_quality::GOPHER_QUALITY,
     filters::c4::C4_PAGES,
     filters::fineweb::FINEWEB,
+    classifier::CLASSIFIER,
+    lists::word_list::WORD_LIST,
+    lists::c4_bad_words::C4_BAD_WORDS,
+    lists::url_filter::URL_FILTER,
     dedup::exact::EXACT_DUPLICATES,
     dedup::near::NEAR_DUPLICATES,
 ];
