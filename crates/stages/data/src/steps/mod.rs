@@ -2,10 +2,13 @@
 
 mod cut;
 mod decontaminate;
+mod classifier;
 mod dedup;
 mod filters;
+mod lists;
 mod normalize;
 mod word_hashes;
+mod words;
 
 use crate::step::Kind;
 
@@ -19,6 +22,10 @@ pub const ALL: &[Kind] = &[
     filters::c4::C4_PAGES,
     filters::fineweb::FINEWEB,
     dedup::url::URL_DUPLICATES,
+    classifier::CLASSIFIER,
+    lists::word_list::WORD_LIST,
+    lists::c4_bad_words::C4_BAD_WORDS,
+    lists::url_filter::URL_FILTER,
     dedup::exact::EXACT_DUPLICATES,
     dedup::near::NEAR_DUPLICATES,
     dedup::lines::LINE_DUPLICATES,
