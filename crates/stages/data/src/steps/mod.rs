@@ -1,6 +1,7 @@
 //! All steps. A new one is a file here and a line in [`ALL`].
 
 mod dedup;
+mod extract;
 mod filters;
 mod normalize;
 
@@ -8,6 +9,7 @@ use crate::step::Kind;
 
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[
+    extract::EXTRACT,
     normalize::NORMALIZE,
     filters::gopher_repetition::GOPHER_REPETITION,
     filters::gopher_quality::GOPHER_QUALITY,
