@@ -110,7 +110,7 @@ mod tests {
     fn attributes_are_read_in_every_form() {
         let (all, end, slash) = read(r#" a="1 > 0" b='"' c = d e/f  g=h/ i>x"#);
         assert_eq!(all, [("a", "1 > 0"), ("b", "\""), ("c", "d"), ("e", ""), ("f", ""), ("g", "h/"), ("i", "")]);
-        assert_eq!((end, slash), (Some(35), false));
+        assert_eq!((end, slash), (Some(34), false));
         assert!(read(" id='x' />").2 && read("/>").2 && !read(" href=x/>").2);
     }
 

@@ -81,7 +81,10 @@ impl<'p, 'a> Renderer<'p, 'a> {
             Pre | Xmp | Plaintext => self.code_block(i),
             Code | Tt | Kbd | Samp => self.code(i),
             Ul | Ol | Dir | Menu => self.list(i, tag == Ol),
-            Li => self.item(i, "- "),
+            Li => {
+                self.writer.tight_line();
+                self.item(i, "- ");
+            }
             Dt => self.boxed(i),
             Dd => {
                 self.writer.tight_line();
@@ -163,12 +166,17 @@ impl<'p, 'a> Renderer<'p, 'a> {
         }
         let start = self.tree.attribute(&self.tree.nodes[i], "start").and_then(|start| start.trim().parse().ok());
         let mut number: i32 = start.unwrap_or(1);
+        let mut first = true;
         let end = self.tree.nodes[i].end as usize;
         let mut child = i + 1;
         while child < end {
             let node = &self.tree.nodes[child];
             if node.tag == Tag::Li && !self.dropped[child] {
                 let sign = if ordered { format!("{number}. ") } else { "- ".to_owned() };
+                // Items stand close together, whatever their paragraphs ask for.
+                if !std::mem::take(&mut first) {
+                    self.writer.tight_line();
+                }
                 self.item(child, &sign);
                 number = number.saturating_add(1);
             } else if node.tag != Tag::Text || node.flags & BLANK == 0 {
@@ -180,7 +188,6 @@ impl<'p, 'a> Renderer<'p, 'a> {
     }
 
     fn item(&mut self, i: usize, sign: &str) {
-        self.writer.tight_line();
         self.led(i, sign, &"      "[..sign.len().min(4)]);
         self.writer.line();
     }

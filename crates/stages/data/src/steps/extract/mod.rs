@@ -14,6 +14,9 @@ mod tags;
 mod tree;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use cupola_records::Document;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -19,7 +19,7 @@ const COMMENTS_SHARE: f32 = 0.8;
 /// The part of the page in which the content is sought narrows while one part has this share of the paragraphs.
 const CORE_SHARE: f32 = 0.9;
 /// A page of which less than this would be left without its lists of links is an index: they are its content.
-const INDEX_SHARE: f32 = 0.25;
+const INDEX_SHARE: f32 = 0.15;
 /// A page of which less than this is in paragraphs has no core of paragraphs.
 const PROSE_SHARE: f32 = 0.25;
 /// Up to so many elements around the core shorter texts beside it belong to it.

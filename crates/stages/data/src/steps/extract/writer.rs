@@ -24,6 +24,8 @@ pub struct Writer {
     lead: String,
     /// How long the indent was when it was given.
     lead_at: usize,
+    /// How long the indent of the last line was.
+    last_indent: usize,
     /// Everything in one line: the cell of a table.
     flat: bool,
     scratch: String,
@@ -37,6 +39,7 @@ impl Writer {
             indent: String::new(),
             lead: String::new(),
             lead_at: 0,
+            last_indent: 0,
             flat: false,
             scratch: String::new(),
         }
@@ -133,13 +136,14 @@ impl Writer {
                 Gap::Space => self.out.push(' '),
                 Gap::Line => self.new_line(),
                 Gap::Block => {
-                    self.new_line();
-                    let bare = self.out.trim_end_matches(' ').len();
-                    self.out.truncate(bare);
+                    // The empty line belongs to what both blocks are inside of.
+                    self.out.push('\n');
+                    self.out.push_str(self.indent[..self.indent_of_line().min(self.last_indent)].trim_end());
                     self.new_line();
                 }
             }
         }
+        self.last_indent = self.indent_of_line();
         self.gap = Gap::None;
         self.out.push_str(&self.lead);
         self.lead.clear();
