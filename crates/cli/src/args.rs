@@ -173,12 +173,54 @@ pub struct EvalArgs {
 
 /// `cupola data`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DataArgs {
-    /// Files, folders and patterns
+    /// Files, folders and patterns; or a recipe, whose data stages are run
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub stage: StageArgs,
+    /// What to do in place of running the stage
+    #[command(subcommand)]
+    pub command: Option<DataCommand>,
+}
+
+/// What else `cupola data` does.
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Page through kept and dropped documents, with the reasons
+    Browse(BrowseArgs),
+}
+
+/// `cupola data browse`.
+#[derive(Args, Debug)]
+pub struct BrowseArgs {
+    /// The data artifact
+    pub artifact: PathBuf,
+    /// Only what was kept
+    #[arg(long, conflicts_with = "dropped")]
+    pub kept: bool,
+    /// Only what was dropped
+    #[arg(long)]
+    pub dropped: bool,
+    /// Only what this step dropped
+    #[arg(long)]
+    pub step: Option<String>,
+    /// Only what was dropped for this reason
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Only what comes from files with this in their names
+    #[arg(long)]
+    pub source: Option<String>,
+    /// Only documents with this in their text or id, whatever the case
+    #[arg(long)]
+    pub find: Option<String>,
+    /// The most documents to show
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// Characters to show of each text
+    #[arg(long, default_value_t = 600)]
+    pub characters: usize,
 }
 
 /// `cupola tokenizer`.

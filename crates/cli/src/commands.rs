@@ -6,13 +6,13 @@ use cupola_artifact::stage::Stage;
 use cupola_artifact::{Error, Result, RunDir, unknown_name};
 use toml::{Table, Value};
 
-use crate::args::{CompressArgs, DataArgs, Device, EvalArgs, PlanArgs, RunArgs, StageArgs, TokenizerArgs};
+use crate::args::{CompressArgs, DataArgs, DataCommand, Device, EvalArgs, PlanArgs, RunArgs, StageArgs, TokenizerArgs};
 use crate::graph::Graph;
 use crate::out::say;
 use crate::progress::Display;
 use crate::recipe::{Recipe, Section};
 use crate::run::{Options, execute, output_dir};
-use crate::{plan, table};
+use crate::{browse, plan, table};
 use clap::ValueEnum;
 
 /// How long the machine's peak is measured for a plan.
@@ -67,6 +67,14 @@ pub fn eval(args: &EvalArgs, stages: &[&dyn Stage]) -> Result<()> {
 
 /// `cupola data`.
 pub fn data(args: &DataArgs, stages: &[&dyn Stage]) -> Result<()> {
+    if let Some(DataCommand::Browse(args)) = &args.command {
+        return browse::browse(args);
+    }
+    if let [recipe] = args.files.as_slice()
+        && recipe.extension().is_some_and(|extension| extension == "toml")
+    {
+        return run_kind("data", recipe, &args.stage, stages);
+    }
     let table = Table::from_iter([("sources".into(), texts(args.files.iter().map(|file| text(file))))]);
     alone("data", "corpus", table, args.files.first(), &args.stage, stages)
 }
@@ -81,6 +89,20 @@ pub fn tokenizer(args: &TokenizerArgs, stages: &[&dyn Stage]) -> Result<()> {
 pub fn compress(args: &CompressArgs, stages: &[&dyn Stage]) -> Result<()> {
     let table = Table::from_iter([("model".into(), Value::String(text(&args.model)))]);
     alone("compress", "int8", table, Some(&args.model), &args.stage, stages)
+}
+
+/// Runs a recipe's stages of one kind, in order.
+fn run_kind(kind: &str, recipe: &Path, args: &StageArgs, stages: &[&dyn Stage]) -> Result<()> {
+    let recipe = Recipe::load(recipe, &args.set, stages)?;
+    let out = output_dir(&recipe, args.out.as_deref());
+    let names: Vec<String> =
+        recipe.sections.iter().filter(|s| s.kind == kind).map(|s| format!("{}.{}", s.kind, s.name)).collect();
+    if names.is_empty() {
+        return Err(
+            Error::usage(format!("the recipe has no {kind} stage")).with_hint(format!("add a section [{kind}.NAME]"))
+        );
+    }
+    names.into_iter().try_for_each(|name| run_recipe(&recipe, stages, args, out.clone(), (Some(name), None)))
 }
 
 /// Runs a stage without a recipe.

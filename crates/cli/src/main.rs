@@ -1,6 +1,7 @@
 //! `cupola`: one program for the whole life of a language model.
 
 mod args;
+mod browse;
 mod chat;
 mod commands;
 mod doctor;

@@ -24,6 +24,9 @@ pub struct DataConfig {
     /// What is done with each document, in this order: names, or tables with `step` and its settings. No filter is among
     /// the default: the published thresholds are made for web pages and would drop a whole book for its length alone.
     pub steps: Vec<StepSetting>,
+    /// How much of each source is written, by weights; without it each source's `epochs` say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mixture: Option<Mixture>,
     /// Which dropped documents are kept to be looked at.
     pub keep_dropped: KeepDropped,
     /// How documents are divided into training and validation.
@@ -44,6 +47,7 @@ impl Default for DataConfig {
             on_error: OnError::Fail,
             max_broken: 0.1,
             steps: steps.into_iter().map(|name| StepSetting::Name(name.to_owned())).collect(),
+            mixture: None,
             keep_dropped: KeepDropped::Sample,
             split: SplitRule::Hash,
             validation_fraction: 0.1,
@@ -70,6 +74,29 @@ pub struct SourceTable {
     /// How often each of its documents is taken: 2 twice, 0.5 every second one, chosen by a hash of its text.
     #[serde(default = "once")]
     pub epochs: f64,
+    /// Its share of a mixture, in proportion to the others' weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+}
+
+/// `mixture = { … }`: what is kept of each source is repeated or thinned out until its bytes have the share wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mixture {
+    /// Without weights a source's share is in proportion to its kept bytes to the power of `1 / temperature`: 1 leaves the
+    /// shares as they are, more evens them out (Devlin 2018 for languages; 3.3 in Conneau et al. 2020).
+    pub temperature: f64,
+    /// Bytes of text to write; all that was kept, if not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// No source is repeated more often; about four times is as good as new text (Muennighoff et al. 2023).
+    pub max_epochs: f64,
+}
+
+impl Default for Mixture {
+    fn default() -> Self {
+        Self { temperature: 1.0, bytes: None, max_epochs: 4.0 }
+    }
 }
 
 fn once() -> f64 {
@@ -82,6 +109,14 @@ impl Source {
         match self {
             Self::Path(path) => path,
             Self::Table(table) => &table.path,
+        }
+    }
+
+    /// Its share of a mixture.
+    pub fn weight(&self) -> Option<f64> {
+        match self {
+            Self::Path(_) => None,
+            Self::Table(table) => table.weight,
         }
     }
 
@@ -150,6 +185,7 @@ impl DataConfig {
                 source.epochs()
             )));
         }
+        self.check_mixture()?;
         if !(0.0..1.0).contains(&self.validation_fraction) {
             return Err(Error::usage(format!("`validation_fraction` is {}, not in [0, 1)", self.validation_fraction))
                 .with_hint("0.1 holds out a tenth"));
@@ -159,6 +195,38 @@ impl DataConfig {
                 .with_hint("0.1 lets a tenth of the records be broken"));
         }
         self.steps.iter().map(configure).collect()
+    }
+
+    fn check_mixture(&self) -> Result<()> {
+        let weights = self.sources.iter().filter_map(Source::weight).collect::<Vec<f64>>();
+        let Some(mixture) = &self.mixture else {
+            return match weights.is_empty() {
+                true => Ok(()),
+                false => Err(Error::usage("a source has a `weight`, but there is no `mixture`")
+                    .with_hint("add `mixture = {}`, or say how often a source is taken by `epochs`")),
+            };
+        };
+        if !weights.is_empty() && weights.len() < self.sources.len() {
+            return Err(Error::usage("some sources have a `weight` and others have none")
+                .with_hint("give each source one, or none and let `mixture.temperature` decide"));
+        }
+        if weights.iter().any(|w| !(0.0..=1e9).contains(w))
+            || (!weights.is_empty() && weights.iter().sum::<f64>() <= 0.0)
+        {
+            return Err(Error::usage("a source's `weight` is negative or too large, or all are 0"));
+        }
+        if self.sources.iter().any(|source| source.epochs() != once()) {
+            return Err(Error::usage("a source has `epochs`, but the `mixture` decides how often it is taken")
+                .with_hint("remove `epochs`, or `mixture`"));
+        }
+        if !(mixture.temperature >= 0.01 && mixture.temperature <= 1e6 && (0.0..=1000.0).contains(&mixture.max_epochs))
+        {
+            return Err(Error::usage(format!(
+                "`mixture` has temperature {} and max_epochs {}: they must be in [0.01, 1e6] and [0, 1000]",
+                mixture.temperature, mixture.max_epochs
+            )));
+        }
+        Ok(())
     }
 
     /// All settings with their defaults filled in, those of the steps too.

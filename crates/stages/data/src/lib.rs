@@ -4,6 +4,7 @@
 //! engine (`pipeline`) streams documents through them. Order is kept, every dropped document is counted under the reason
 //! that dropped it, and the result does not depend on the number of threads or on interruptions.
 
+mod browse;
 mod config;
 mod pipeline;
 mod plan;
@@ -13,6 +14,7 @@ mod stage;
 mod step;
 mod steps;
 
+pub use browse::{Seen, Wanted, browse};
 pub use config::{DataConfig, KeepDropped, OnError, Source, SplitRule, StepSetting};
 pub use pipeline::{DROPPED_FILE, Dropped};
 pub use stage::DataStage;

@@ -28,7 +28,7 @@ const MEMORY_PER_THREAD: f64 = 96e6;
 const BASE_MEMORY: f64 = 30e6;
 
 /// Bytes of text per token of a usual vocabulary, for English prose.
-const BYTES_PER_TOKEN: f64 = 4.4;
+pub const BYTES_PER_TOKEN: f64 = 4.4;
 
 /// Bytes of an artifact per byte of text: zstd at its default level on English prose.
 const PACKED: f64 = 0.4;

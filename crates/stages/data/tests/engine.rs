@@ -136,6 +136,33 @@ fn sources_are_repeated_and_thinned_out() {
 }
 
 #[test]
+fn a_mixture_gives_each_source_its_share() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, n) in [("a", 1000), ("b", 4000)] {
+        let lines: String = (0..n).map(|i| format!("{}\n", json!({"text": format!("{name} text {i:05}")}))).collect();
+        fs::write(dir.path().join(format!("{name}.jsonl")), lines).unwrap();
+    }
+    let written = |sources: &str, mixture: &str| {
+        let config = format!(
+            "sources = [{sources}]\nmixture = {mixture}\nvalidation_fraction = 0.0\nsteps = [\"exact_duplicates\"]"
+        );
+        let report = run(dir.path(), "out", 2, &config).unwrap();
+        assert_eq!(report.metrics["documents_kept"], 5000);
+        let train = cupola_records::read_documents(&dir.path().join("out"), cupola_records::Split::Train).unwrap();
+        fs::remove_dir_all(dir.path().join("out.work")).unwrap();
+        ["a.jsonl", "b.jsonl"].map(|name| train.iter().filter(|d| d.source == name).count() as f64)
+    };
+    let weighted = "{ path = \"a.jsonl\", weight = 3.0 }, { path = \"b.jsonl\", weight = 1.0 }";
+    let [a, b] = written(weighted, "{}");
+    assert!((a / b / 3.0 - 1.0).abs() < 0.05 && (a + b - 5000.0).abs() < 150.0, "{a} {b}");
+    // No more than twice.
+    assert_eq!(written(weighted, "{ max_epochs = 2.0 }")[0], 2000.0);
+    // The square root of 1 : 4 is 1 : 2.
+    let [a, b] = written("\"a.jsonl\", \"b.jsonl\"", "{ temperature = 2.0, bytes = 36000 }");
+    assert!((b / a / 2.0 - 1.0).abs() < 0.1 && (a + b - 3000.0).abs() < 150.0, "{a} {b}");
+}
+
+#[test]
 fn too_many_broken_records_stop_the_run() {
     let dir = tempfile::tempdir().unwrap();
     let lines: String =

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use cupola_artifact::stage::{PlanInputs, Report, Silent, Stage, StageContext};
 use cupola_artifact::{Class, Error, Result};
-use cupola_data::DataStage;
+use cupola_data::{DataStage, Wanted, browse};
 use cupola_records::{Split, read_documents};
 use serde_json::{Value, json};
 
@@ -206,4 +206,22 @@ fn the_plan_comes_near_the_facts() {
     let on_disk: u64 = ["a.jsonl", "b.txt"].iter().map(|f| fs::metadata(dir.path().join(f)).unwrap().len()).sum();
     assert_eq!(plan.facts["bytes"], on_disk as f64);
     assert!((40.0..55.0).contains(&plan.facts["documents"]), "{:?}", plan.facts);
+}
+
+#[test]
+fn kept_and_dropped_documents_can_be_looked_through() {
+    let dir = corpus();
+    run(dir.path(), SKIP).unwrap();
+    let look = |wanted: Wanted| -> Vec<(String, String)> {
+        let seen = browse(&dir.path().join("out"), &wanted).unwrap().map(|seen| seen.unwrap());
+        seen.map(|seen| (seen.id, seen.verdict)).collect()
+    };
+    assert_eq!(look(Wanted { kept: Some(true), ..Default::default() }).len(), 42, "one is cut in two");
+    assert_eq!(look(Wanted { kept: Some(false), ..Default::default() }).len(), 5);
+    let near = look(Wanted { reason: Some("near_duplicate".into()), ..Default::default() });
+    assert_eq!(near, [("near".into(), "dropped by near_duplicates: near_duplicate".into())]);
+    let au_lait = look(Wanted { find: Some("AU LAIT".into()), source: Some("b.".into()), ..Default::default() });
+    assert_eq!(au_lait[0], ("b.txt:1".into(), "kept: validation".into()));
+    let error = browse(dir.path(), &Wanted::default()).map(|_| ()).unwrap_err();
+    assert!(error.chain().contains("no data artifact") && error.hint().is_some());
 }

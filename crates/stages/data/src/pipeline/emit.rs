@@ -5,13 +5,15 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use cupola_artifact::{Context, Error, Result};
+use cupola_artifact::stage::Progress;
+use cupola_artifact::{Context, Error, Result, human_bytes, human_count};
 use cupola_records::{Document, TRAIN_FILE, VALIDATION_FILE};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::part::{Lines, PartId, read_lines};
-use crate::config::{DataConfig, SplitRule};
+use crate::config::{DataConfig, Mixture, Source, SplitRule};
+use crate::plan::BYTES_PER_TOKEN;
 use crate::report::Count;
 
 /// zstd's default; higher levels cost more time than they save space on text.
@@ -41,6 +43,42 @@ impl Emitter {
     /// As the settings say.
     pub fn new(config: &DataConfig, epochs: HashMap<String, f64>) -> Self {
         Self { split: config.split, fraction: config.validation_fraction, epochs }
+    }
+
+    /// How often each source's documents are taken so that its bytes have the share that the mixture wants; by source,
+    /// from what was kept of each. A line about each source is told.
+    pub fn mix(mixture: &Mixture, sources: &[Source], kept: &[u64], progress: &dyn Progress) -> Result<Vec<f64>> {
+        let all: u64 = kept.iter().sum();
+        let weight = |i: usize| match sources[i].weight() {
+            Some(weight) => weight,
+            None => (kept[i] as f64).powf(1.0 / mixture.temperature),
+        };
+        let weights: Vec<f64> = (0..sources.len()).map(|i| if kept[i] > 0 { weight(i) } else { 0.0 }).collect();
+        let sum: f64 = weights.iter().sum();
+        if sum <= 0.0 {
+            return Err(Error::failed("nothing is left of the sources that have a weight")
+                .with_hint("look at report.html of a run without `mixture`, or change the weights"));
+        }
+        let wanted = mixture.bytes.unwrap_or(all) as f64;
+        let epochs: Vec<f64> =
+            (0..sources.len())
+                .map(|i| {
+                    if kept[i] > 0 { (weights[i] / sum * wanted / kept[i] as f64).min(mixture.max_epochs) } else { 0.0 }
+                })
+                .collect();
+        for (i, source) in sources.iter().enumerate() {
+            let written = epochs[i] * kept[i] as f64;
+            let capped = if epochs[i] == mixture.max_epochs { ", the most that `max_epochs` allows" } else { "" };
+            progress.line(&format!(
+                "mixture: {}, {} kept, {:.2} epochs{capped}: {}, about {} tokens",
+                source.path(),
+                human_bytes(kept[i] as f64),
+                epochs[i],
+                human_bytes(written),
+                human_count(written / BYTES_PER_TOKEN)
+            ));
+        }
+        Ok(epochs)
     }
 
     /// Starts a part.

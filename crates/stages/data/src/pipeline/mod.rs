@@ -23,7 +23,7 @@ use cupola_artifact::stage::StageContext;
 use cupola_artifact::{Context, Error, Result, human_count};
 use rayon::prelude::*;
 
-use crate::config::{DataConfig, FEW_RECORDS, KeepDropped};
+use crate::config::{DataConfig, FEW_RECORDS, KeepDropped, Source};
 use crate::report::{Clusters, DataReport, PartReport};
 use crate::step::{Across, Step, Work};
 
@@ -54,31 +54,36 @@ pub struct Outcome {
 /// Runs the steps over the sources and writes the artifact's files, except the report.
 pub fn run(config: &DataConfig, steps: &[Step], context: &StageContext<'_>) -> Result<Outcome> {
     let files = files(config, context.recipe_dir)?;
-    let epochs: HashMap<String, f64> = files
-        .iter()
-        .map(|file| (file.name.clone(), config.sources[file.source].epochs()))
-        .filter(|(_, n)| *n != 1.0)
-        .collect();
-    let emitter = Emitter::new(config, epochs);
+    let mut epochs: Vec<f64> = config.sources.iter().map(Source::epochs).collect();
     let mut engine = Engine { config, steps, context, all: PartReport::default(), clusters: HashMap::new() };
-    let passes = pass::passes(steps);
+    let mut passes = pass::passes(steps);
+    if config.mixture.is_some() {
+        // What is kept of each source is known before anything is written.
+        passes.push(Vec::new());
+    }
+    let last = passes.len() - 1;
     let across: Vec<(usize, &dyn Across)> =
         steps.iter().enumerate().filter_map(|(i, s)| Some((i, s.work.across()?))).collect();
-    let mut before: Option<(PathBuf, Vec<PartId>, Decisions)> = None;
+    let mut before: Option<(PathBuf, Vec<PartId>, Option<Decisions>)> = None;
     for (number, each) in passes.iter().enumerate() {
         let dir = context.work.join(format!("pass-{number}"));
         std::fs::create_dir_all(&dir).context(|| format!("cannot create {}", dir.display()))?;
         let then = across.get(number).copied();
-        let decided = match (number.checked_sub(1).map(|i| across[i]), &before) {
-            (Some((step, across)), Some((_, _, decisions))) => Some((step, across, decisions)),
+        let decided = match (number.checked_sub(1).and_then(|i| across.get(i)), &before) {
+            (Some((step, across)), Some((_, _, Some(decisions)))) => Some((*step, *across, decisions)),
             _ => None,
         };
+        if let Some(mixture) = config.mixture.as_ref().filter(|_| number == last) {
+            epochs = Emitter::mix(mixture, &config.sources, &engine.kept_by_source(&files), context.progress)?;
+        }
+        let emitter = Emitter::new(config, by_name(&files, &epochs));
         let pass = Pass {
             dir: &dir,
             decided,
             each: each.iter().filter_map(|i| Some((*i, steps[*i].work.each()?))).collect(),
             then: then.map(|(_, across)| across),
-            emit: then.is_none().then_some(&emitter),
+            counts_kept: then.is_none() && (config.mixture.is_none() || number < last),
+            emit: (number == last).then_some(&emitter),
             steps,
             keep_dropped: config.keep_dropped,
         };
@@ -91,6 +96,7 @@ pub fn run(config: &DataConfig, steps: &[Step], context: &StageContext<'_>) -> R
             forget(from, parts)?;
         }
         match then {
+            None if number < last => before = Some((dir, parts, None)),
             None => return engine.finish(&dir, &described, files.len(), passes.len()),
             Some((step, across)) => {
                 let decisions = dir.join("decisions");
@@ -99,7 +105,7 @@ pub fn run(config: &DataConfig, steps: &[Step], context: &StageContext<'_>) -> R
                 }
                 let decisions = Decisions::open(decisions)?;
                 engine.clusters.insert(step, clusters::of_pass(&decisions, &dir)?);
-                before = Some((dir, parts, decisions));
+                before = Some((dir, parts, Some(decisions)));
             }
         }
     }
@@ -248,6 +254,15 @@ impl Engine<'_, '_> {
         Ok(described)
     }
 
+    /// Bytes kept of each of the recipe's sources.
+    fn kept_by_source(&self, files: &[SourceFile]) -> Vec<u64> {
+        let mut kept = vec![0; self.config.sources.len()];
+        for file in files {
+            kept[file.source] += self.all.sources.get(&file.name).map_or(0, |tally| tally.kept.bytes);
+        }
+        kept
+    }
+
     fn finish(mut self, last: &Path, parts: &[(PartId, Description)], files: usize, passes: usize) -> Result<Outcome> {
         let steps = (0..self.steps.len()).map(|i| (self.steps[i].kind.name, self.clusters.remove(&i))).collect();
         let mut report = DataReport::new(self.all, steps);
@@ -315,6 +330,11 @@ impl<'a> Shared<'a> {
         let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
         active.retain(|reading| reading.try_lock().map_or(true, |reading| !reading.ended));
     }
+}
+
+/// How often documents are taken, by their file, where it is not once.
+fn by_name(files: &[SourceFile], epochs: &[f64]) -> HashMap<String, f64> {
+    files.iter().map(|file| (file.name.clone(), epochs[file.source])).filter(|(_, epochs)| *epochs != 1.0).collect()
 }
 
 /// Frees what a pass wrote for the next one.

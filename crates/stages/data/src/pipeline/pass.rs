@@ -30,6 +30,8 @@ pub struct Pass<'a> {
     pub each: Vec<(usize, &'a dyn Each)>,
     /// The step that will compare what is left.
     pub then: Option<&'a dyn Across>,
+    /// Whether what is left has passed all steps, and has not been counted by a pass before.
+    pub counts_kept: bool,
     /// In the last pass, where documents go.
     pub emit: Option<&'a Emitter>,
     /// All steps, for their names.
@@ -160,7 +162,7 @@ impl<'a, 'p> Part<'a, 'p> {
 
     fn keep(&mut self, travelling: &Travelling) -> Result<()> {
         let document = &travelling.document;
-        if self.pass.then.is_none() {
+        if self.pass.counts_kept {
             self.report.keep(document, travelling.bytes);
         }
         if let Some(then) = self.pass.then {
