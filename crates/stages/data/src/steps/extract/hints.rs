@@ -1,7 +1,11 @@
 //! What an element's attributes say about its place on the page.
 
-use super::tags::Tag;
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use xxhash_rust::xxh3::xxh3_64;
+
+use super::tags::Tag;
 
 /// Flags of an element.
 pub type Flags = u16;
@@ -29,6 +33,9 @@ pub const LAYOUT: Flags = 512;
 /// A text of nothing but white space.
 pub const BLANK: Flags = 1024;
 
+/// Said by a word only: the name says what is not meant.
+const NEGATION: Flags = 1 << 15;
+
 /// Whole names, as they stand in `class`, of ornaments.
 const ORNAMENTS: &str = "headerlink permalink anchorjs-link heading-anchor header-anchor anchor-link hash-link mw-editsection \
     mw-jump-link mw-cite-backlink sr-only visually-hidden visuallyhidden screen-reader-text skip-link skiplink \
@@ -55,6 +62,24 @@ const CONTENT_WORDS: &str = "article body content document entry hentry main pos
 
 /// Words before which another says what is *not* meant: `has-sidebar`, `no-footer`.
 const NEGATIONS: &str = "has no with without is";
+
+type Meanings = HashMap<&'static str, Flags>;
+
+fn meanings(lists: &[(&'static str, Flags)]) -> Meanings {
+    lists.iter().flat_map(|&(words, flags)| words.split_ascii_whitespace().map(move |word| (word, flags))).collect()
+}
+
+static WHOLE: LazyLock<Meanings> = LazyLock::new(|| meanings(&[(ORNAMENTS, ORNAMENT), (FORMULAS, FORMULA)]));
+
+static WORDS: LazyLock<Meanings> = LazyLock::new(|| {
+    meanings(&[
+        (NOISE_WORDS, NOISE),
+        (DOUBTFUL_WORDS, DOUBTFUL),
+        (COMMENT_WORDS, COMMENTS),
+        (CONTENT_WORDS, CONTENT),
+        (NEGATIONS, NEGATION),
+    ])
+});
 
 /// What names say, remembered for the page: a page has few names and uses them often.
 pub struct Names {
@@ -124,22 +149,12 @@ fn of_style(value: &str) -> Flags {
     if hides("display", "none") || hides("visibility", "hidden") { HIDDEN } else { 0 }
 }
 
-fn among(words: &str, word: &str) -> bool {
-    words.split(' ').any(|known| known == word)
-}
-
 /// What a list of names says, all of them together.
 fn of_names(value: &str) -> Flags {
     let lower = value.to_ascii_lowercase();
     let mut flags = 0;
     for (name, original) in lower.split_ascii_whitespace().zip(value.split_ascii_whitespace()) {
-        if among(ORNAMENTS, name) {
-            flags |= ORNAMENT;
-        } else if among(FORMULAS, name) {
-            flags |= FORMULA;
-        } else {
-            flags |= of_name(name, original);
-        }
+        flags |= WHOLE.get(name).copied().unwrap_or_else(|| of_name(name, original));
     }
     flags
 }
@@ -157,10 +172,11 @@ fn of_name(name: &str, original: &str) -> Flags {
             continue;
         }
         let word = name.get(start..end).unwrap_or_default();
-        if start == 0 && end < bytes.len() && among(NEGATIONS, word) {
+        let meaning = of_word(word);
+        if meaning == NEGATION && start == 0 && end < bytes.len() {
             return 0;
         }
-        flags |= of_word(word);
+        flags |= meaning & !NEGATION;
         start = end + usize::from(end < bytes.len() && !bytes[end].is_ascii_alphanumeric());
     }
     flags
@@ -170,17 +186,7 @@ fn of_word(word: &str) -> Flags {
     if word.len() < 2 {
         return 0;
     }
-    if among(NOISE_WORDS, word) || is_navigation(word) {
-        NOISE
-    } else if among(DOUBTFUL_WORDS, word) {
-        DOUBTFUL
-    } else if among(COMMENT_WORDS, word) {
-        COMMENTS
-    } else if among(CONTENT_WORDS, word) {
-        CONTENT
-    } else {
-        0
-    }
+    WORDS.get(word).copied().unwrap_or(if is_navigation(word) { NOISE } else { 0 })
 }
 
 /// Words made of others: `navheader`, `docnav`, `sidebarright`, `pagefooter`.

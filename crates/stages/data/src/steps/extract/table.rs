@@ -21,6 +21,14 @@ pub fn write(page: &mut Renderer<'_, '_>, table: usize) {
     } else {
         let rows = rows(page, table);
         let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+        // A box with a sign beside it, or a list.
+        if rows.iter().all(|row| row.iter().filter(|cell| !cell.is_empty()).count() < 2) {
+            for cell in rows.iter().flatten() {
+                page.writer.block();
+                page.writer.verbatim(cell);
+            }
+            return page.writer.block();
+        }
         for (i, row) in rows.iter().enumerate() {
             page.writer.line();
             page.writer.verbatim(&line(row, columns));

@@ -67,6 +67,7 @@ fn tables_of_data_are_tables_and_others_are_blocks() {
         ),
         ("<table><tr><td><p>left</p><td><ul><li>right</ul></table>", "left\n\n- right"),
         ("<table role=presentation><tr><td>a<td>b<tr><td>c<td>d</table>", "a\n\nb\n\nc\n\nd"),
+        ("<table><tr><td><img src=x><th>Note<tr><td><td>Do not.</table>", "Note\n\nDo not."),
     ] {
         assert_eq!(inside(html), expected, "{html}");
     }

@@ -1,5 +1,7 @@
 //! Writing Markdown: blocks with blank lines between them, list items, quotes, text with single spaces.
 
+use memchr::memchr;
+
 use super::entities::decode_into;
 
 /// Deeper lists and quotes are not indented further, so that a line's indent stays small beside its text.
@@ -161,7 +163,7 @@ impl Writer {
 
     /// A text of the page, with its references; white space becomes single spaces.
     pub fn text(&mut self, raw: &str) {
-        if raw.contains('&') {
+        if memchr(b'&', raw.as_bytes()).is_some() {
             let mut scratch = std::mem::take(&mut self.scratch);
             scratch.clear();
             decode_into(&mut scratch, raw, false);
@@ -174,20 +176,21 @@ impl Writer {
 
     /// A text without references; white space becomes single spaces.
     pub fn plain(&mut self, text: &str) {
-        let mut words = text.split(is_space).filter(|word| !word.is_empty());
-        let Some(first) = words.next() else { return self.space_if(!text.is_empty()) };
-        self.space_if(text.starts_with(is_space));
-        self.word(first);
-        for word in words {
-            self.out.push(' ');
-            self.word(word);
+        if text.is_ascii() {
+            // Most texts; words are found byte by byte.
+            let words = text.as_bytes().split(|&b| matches!(b, b' ' | b'\n' | b'\t' | b'\r' | 0xC));
+            return self.words(words.map(|word| std::str::from_utf8(word).unwrap_or_default()));
         }
-        self.space_if(text.ends_with(is_space));
+        self.words(text.split(is_space));
     }
 
-    fn space_if(&mut self, space: bool) {
-        if space {
-            self.space();
+    /// Words with single spaces between them; an empty one is white space.
+    fn words<'w>(&mut self, words: impl Iterator<Item = &'w str>) {
+        for (i, word) in words.enumerate() {
+            if i > 0 {
+                self.space();
+            }
+            self.word(word);
         }
     }
 
