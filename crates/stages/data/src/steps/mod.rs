@@ -4,6 +4,7 @@ mod cut;
 mod decontaminate;
 mod classifier;
 mod dedup;
+mod extract;
 mod filters;
 mod lists;
 mod normalize;
@@ -16,6 +17,7 @@ pub use decontaminate::{HITS, hit_items};
 
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[
+    extract::EXTRACT,
     normalize::NORMALIZE,
     filters::gopher_repetition::GOPHER_REPETITION,
     filters::gopher_quality::GOPHER_QUALITY,
