@@ -3,12 +3,14 @@
 mod dedup;
 mod filters;
 mod normalize;
+mod privacy;
 
 use crate::step::Kind;
 
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[
     normalize::NORMALIZE,
+    privacy::PRIVACY,
     filters::gopher_repetition::GOPHER_REPETITION,
     filters::gopher_quality::GOPHER_QUALITY,
     filters::c4::C4_PAGES,
