@@ -10,6 +10,7 @@ mod lists;
 mod normalize;
 mod word_hashes;
 mod words;
+mod privacy;
 
 use crate::step::Kind;
 
@@ -19,6 +20,7 @@ pub use decontaminate::{HITS, hit_items};
 pub const ALL: &[Kind] = &[
     extract::EXTRACT,
     normalize::NORMALIZE,
+    privacy::PRIVACY,
     filters::gopher_repetition::GOPHER_REPETITION,
     filters::gopher_quality::GOPHER_QUALITY,
     filters::c4::C4_PAGES,
