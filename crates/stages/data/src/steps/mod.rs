@@ -1,16 +1,16 @@
 //! All steps. A new one is a file here and a line in [`ALL`].
 
+mod classifier;
 mod cut;
 mod decontaminate;
-mod classifier;
 mod dedup;
 mod extract;
 mod filters;
 mod lists;
 mod normalize;
+mod privacy;
 mod word_hashes;
 mod words;
-mod privacy;
 
 use crate::step::Kind;
 
