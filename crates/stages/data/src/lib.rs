@@ -16,7 +16,7 @@ mod steps;
 
 pub use browse::{Seen, Wanted, browse};
 pub use config::{DataConfig, KeepDropped, OnError, Source, SplitRule, StepSetting};
-pub use pipeline::{DROPPED_FILE, Dropped};
+pub use pipeline::{CONTAMINATION_FILE, DROPPED_FILE, Dropped};
 pub use stage::DataStage;
 pub use step::{
     ANY_SIZE, Across, Decision, Each, Key, Keys, Kind, Notes, Place, Setting, Sketches, Step, Verdict, Work, by_name,

@@ -17,9 +17,12 @@ use items::{Against, Passage};
 use super::cut::cut;
 use crate::step::{Each, Kind, Notes, Setting, Verdict};
 
+/// The step's name.
+pub const NAME: &str = "decontaminate";
+
 /// The step.
 pub const DECONTAMINATE: Kind = Kind::each::<Decontaminate>(
-    "decontaminate",
+    NAME,
     "drops or cuts documents that contain evaluation items, found by 13-grams of words (Brown et al. 2020, appendix C)",
 );
 
