@@ -28,7 +28,7 @@ use serde_json::Value;
 use crate::config::{DataConfig, FEW_RECORDS, KeepDropped, Source};
 use crate::report::{Clusters, DataReport, PartReport};
 use crate::step::{Across, Step, Work};
-use crate::steps::{DECONTAMINATE, HITS, hit_items};
+use crate::steps::{HITS, hit_items};
 
 use emit::{Emitted, Emitter, Whole};
 use groups::Decisions;
@@ -271,7 +271,7 @@ impl Engine<'_, '_> {
 
     fn finish(mut self, last: &Path, parts: &[(PartId, Description)], files: usize, passes: usize) -> Result<Outcome> {
         let steps = (0..self.steps.len()).map(|i| (self.steps[i].kind.name, self.clusters.remove(&i))).collect();
-        let mut report = DataReport::new(self.all, steps);
+        let mut report = DataReport::new(std::mem::take(&mut self.all), steps);
         if report.total.kept.documents == 0 {
             return Err(nothing_left(&report, self.config));
         }
@@ -317,7 +317,9 @@ impl Engine<'_, '_> {
     /// Writes what steps recorded of single documents, a file for each kind, and which evaluation items were found.
     fn records(&self, parts: &[(PartId, Description)], passes: usize) -> Result<()> {
         let mut kinds: BTreeMap<String, Lines> = BTreeMap::new();
-        let mut hits: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+        let looked_for = self.steps.iter().filter_map(|step| step.work.each()).flat_map(|step| step.looked_for());
+        // A file of which no item was found is listed, too: it was looked for.
+        let mut hits: BTreeMap<String, BTreeSet<u64>> = looked_for.map(|f| (f.clone(), BTreeSet::new())).collect();
         for file in self.part_files(parts, passes, "records") {
             for record in part::read_lines::<(String, Value)>(&file)? {
                 let (kind, record) = record?;
@@ -337,7 +339,7 @@ impl Engine<'_, '_> {
             }
         }
         kinds.into_values().try_for_each(Lines::finish)?;
-        if self.steps.iter().any(|step| step.kind.name == DECONTAMINATE) {
+        if !hits.is_empty() {
             let json =
                 serde_json::to_vec_pretty(&hits).context(|| "cannot write the contamination index".to_owned())?;
             write_atomic(&self.context.dir.join(CONTAMINATION_FILE), &json)?;

@@ -14,7 +14,7 @@ mod words;
 
 use crate::step::Kind;
 
-pub use decontaminate::{HITS, NAME as DECONTAMINATE, hit_items};
+pub use decontaminate::{HITS, hit_items};
 
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[

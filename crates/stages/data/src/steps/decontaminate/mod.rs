@@ -17,12 +17,9 @@ use items::{Against, Passage};
 use super::cut::cut;
 use crate::step::{Each, Kind, Notes, Setting, Verdict};
 
-/// The step's name.
-pub const NAME: &str = "decontaminate";
-
 /// The step.
 pub const DECONTAMINATE: Kind = Kind::each::<Decontaminate>(
-    NAME,
+    "decontaminate",
     "drops or cuts documents that contain evaluation items, found by 13-grams of words (Brown et al. 2020, appendix C)",
 );
 
@@ -123,6 +120,10 @@ impl Each for Decontaminate {
             .with_hint("check `fields` of the evaluation sets, or set a smaller `short_ngram`"));
         }
         Ok(())
+    }
+
+    fn looked_for(&self) -> &[String] {
+        &self.files
     }
 
     fn apply(&self, document: &mut Document, notes: &mut Notes) -> Verdict {
