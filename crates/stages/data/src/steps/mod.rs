@@ -1,5 +1,6 @@
 //! All steps. A new one is a file here and a line in [`ALL`].
 
+mod boilerplate_lines;
 mod dedup;
 mod extract;
 mod filters;
@@ -10,6 +11,7 @@ use crate::step::Kind;
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[
     extract::EXTRACT,
+    boilerplate_lines::BOILERPLATE_LINES,
     normalize::NORMALIZE,
     filters::gopher_repetition::GOPHER_REPETITION,
     filters::gopher_quality::GOPHER_QUALITY,
