@@ -1,5 +1,6 @@
 //! All steps. A new one is a file here and a line in [`ALL`].
 
+mod boilerplate_lines;
 mod classifier;
 mod cut;
 mod decontaminate;
@@ -19,6 +20,7 @@ pub use decontaminate::{HITS, hit_items};
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[
     extract::EXTRACT,
+    boilerplate_lines::BOILERPLATE_LINES,
     normalize::NORMALIZE,
     privacy::PRIVACY,
     filters::gopher_repetition::GOPHER_REPETITION,
