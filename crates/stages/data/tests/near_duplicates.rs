@@ -73,7 +73,7 @@ fn the_defaults_find_all_exact_copies_and_those_with_few_changes() {
     let Some(folder) = folder() else { return };
     for verify in ["signature", "jaccard"] {
         let sets = left(&folder, &format!("verify = '{verify}'"));
-        let exact = recall(&folder, &sets[0], |kind, ..| kind == "exact");
+        let exact = recall(&folder, &sets[0], |kind, _, _| kind == "exact");
         let near = recall(&folder, &sets[0], |kind, _, jaccard| kind == "near" && jaccard >= 0.8);
         let precision = precision(&folder, &sets);
         eprintln!("{verify}: exact {exact:.3}, Jaccard of 0.8 or more {near:.3}, precision {precision:.3}");
