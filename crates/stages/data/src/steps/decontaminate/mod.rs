@@ -4,6 +4,7 @@ mod index;
 mod items;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::once;
 use std::ops::Range;
 
 use cupola_artifact::{Error, Result};
@@ -184,7 +185,7 @@ impl Decontaminate {
         let text = &document.text;
         ranges.sort_unstable_by_key(|range| range.start);
         let (mut pieces, mut from) = (Vec::new(), 0);
-        for range in ranges.iter().map(|range| self.with_margin(text, range)).chain([text.len()..text.len()]) {
+        for range in ranges.iter().map(|range| self.with_margin(text, range)).chain(once(text.len()..text.len())) {
             let piece = text.get(from..range.start).unwrap_or_default().trim();
             let long = piece.chars().nth(self.margin.saturating_sub(1)).is_some();
             if long && piece.contains(char::is_alphanumeric) {
