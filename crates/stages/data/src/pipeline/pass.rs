@@ -8,7 +8,7 @@ use cupola_records::Document;
 
 use super::emit::{Emitter, Emitting};
 use super::groups::Decisions;
-use super::part::{Description, Dropped, Lines, PartId, Travelling, read_documents, write_file, write_keys};
+use super::part::{Description, Documents, Dropped, Lines, PartId, Travelling, read_documents, write_file, write_keys};
 use super::sources::Read;
 use crate::config::KeepDropped;
 use crate::report::PartReport;
@@ -88,7 +88,7 @@ struct Part<'a, 'p> {
     id: PartId,
     report: PartReport,
     notes: Vec<Notes>,
-    documents: Option<Lines>,
+    documents: Option<Documents>,
     emitted: Option<Emitting<'a>>,
     kept: usize,
     keys: Keys,
@@ -102,7 +102,7 @@ impl<'a, 'p> Part<'a, 'p> {
         let emitted = pass.emit.map(|emit| emit.part(pass.dir, id)).transpose()?;
         let documents = match emitted {
             Some(_) => None,
-            None => Some(Lines::create(id.file(pass.dir, "docs"), None)?),
+            None => Some(Documents::create(pass.dir, id)?),
         };
         Ok(Self {
             pass,
@@ -192,7 +192,7 @@ impl<'a, 'p> Part<'a, 'p> {
             return Ok(());
         }
         if self.dropped.is_none() {
-            self.dropped = Some(Lines::create(self.id.file(self.pass.dir, "dropped"), None)?);
+            self.dropped = Some(Lines::create(self.id.file(self.pass.dir, "dropped"))?);
         }
         let cut = document.text.char_indices().nth(SAMPLE_CHARACTERS).map_or(document.text.len(), |(at, _)| at);
         let mut fields = document.fields.clone();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::items::Passage;
-use crate::steps::words::{Grams, each_word};
+use crate::steps::word_hashes::{Grams, each_word};
 
 /// Where an n-gram stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use cupola_kernels::min_hash;
 
-use crate::steps::words::{Grams, SPREAD, each_word, mix};
+use crate::steps::word_hashes::{Grams, SPREAD, each_word, mix};
 
 /// Where the random orders start. A constant: signatures of different runs can be compared.
 const SEED: u64 = 0x6375_706F_6C61;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::clusters::clusters;
 use super::pairs_above;
 use crate::step::{ANY_SIZE, Across, Decision, Key, Keys, Kind, Notes, Place, Setting, Sketches, Verdict};
-use crate::steps::words::{SPREAD, mix};
+use crate::steps::word_hashes::{SPREAD, mix};
 
 /// The step.
 pub const SEMANTIC_DUPLICATES: Kind = Kind::across::<SemanticDuplicates>(

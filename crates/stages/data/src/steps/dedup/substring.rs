@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::MAX_REPRESENTATIVES;
 use crate::step::{ANY_SIZE, Across, Decision, Key, Keys, Kind, Notes, Place, Sketches, Verdict};
 use crate::steps::cut::cut;
-use crate::steps::words::{SPREAD, mix};
+use crate::steps::word_hashes::{SPREAD, mix};
 
 /// The step.
 pub const SUBSTRING_DUPLICATES: Kind = Kind::across::<SubstringDuplicates>(
