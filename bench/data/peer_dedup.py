@@ -82,13 +82,14 @@ def datatrove(path, folder):
     work_in = folder / "work"
     load_word_tokenizer(Languages.english).word_tokenize("The tokenizer is made before time counts.")
 
-    def run(*steps):
-        LocalPipelineExecutor(pipeline=list(steps), tasks=1, logging_dir=None, skip_completed=False).run()
+    def run(*steps, tasks=1):
+        logs = str(folder / "logs" / str(len(list(folder.glob("logs/*")))))
+        LocalPipelineExecutor(pipeline=list(steps), tasks=tasks, workers=1, logging_dir=logs).run()
 
     def work():
         reader = lambda: JsonlReader(str(path.parent), glob_pattern=path.name)
         run(reader(), MinhashDedupSignature(str(work_in / "signatures"), config=config, language=Languages.english))
-        run(MinhashDedupBuckets(str(work_in / "signatures"), str(work_in / "buckets"), config=config))
+        run(MinhashDedupBuckets(str(work_in / "signatures"), str(work_in / "buckets"), config=config), tasks=BANDS)
         run(MinhashDedupCluster(str(work_in / "buckets"), str(work_in / "clusters"), config=config))
         out = JsonlWriter(str(folder), output_filename="kept.jsonl", compression=None)
         run(reader(), MinhashDedupFilter(str(work_in / "clusters")), out)

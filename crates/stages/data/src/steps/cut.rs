@@ -51,9 +51,9 @@ mod tests {
     #[test]
     fn a_document_of_which_nothing_is_left_is_dropped() {
         let mut document = Document::new("id", "all of it\n", "source");
-        assert_eq!(cut(&mut document, [0..9], "part", &mut Notes::default()), Verdict::Drop("part"));
+        assert_eq!(cut(&mut document, Some(0..9), "part", &mut Notes::default()), Verdict::Drop("part"));
         let mut document = Document::new("id", "all of it", "source");
-        assert_eq!(cut(&mut document, [3..900], "part", &mut Notes::default()), Verdict::Keep);
+        assert_eq!(cut(&mut document, Some(3..900), "part", &mut Notes::default()), Verdict::Keep);
         assert_eq!(document.text, "all");
     }
 }

@@ -4,6 +4,7 @@ mod index;
 mod items;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::once;
 use std::ops::Range;
 
 use cupola_artifact::{Error, Result};
@@ -14,7 +15,6 @@ use serde_json::{Value, json};
 use index::{Index, Overlap, word_hashes, word_places};
 use items::{Against, Passage};
 
-use super::cut::cut;
 use crate::step::{Each, Kind, Notes, Setting, Verdict};
 
 /// The step.
@@ -184,31 +184,37 @@ impl Decontaminate {
         })
     }
 
-    /// Removes ranges of bytes with their margins, and the pieces that are shorter than a margin then.
+    /// Leaves the pieces between ranges of bytes with their margins that are as long as a margin, an empty line between them.
     fn cut_out(&self, document: &mut Document, mut ranges: Vec<Range<usize>>, notes: &mut Notes) -> Verdict {
         let text = &document.text;
-        for range in &mut ranges {
-            range.start =
-                text[..range.start].char_indices().rev().take(self.margin).last().map_or(range.start, |c| c.0);
-            let after = text[range.end..].char_indices().nth(self.margin);
-            range.end = after.map_or(text.len(), |(i, _)| range.end + i);
-        }
         ranges.sort_unstable_by_key(|range| range.start);
-        let mut merged: Vec<Range<usize>> = vec![0..0];
-        for range in ranges.into_iter().chain([text.len()..text.len()]) {
-            let short = |piece: &str| piece.chars().nth(self.margin.saturating_sub(1)).is_none();
-            match merged.last_mut() {
-                Some(last) if range.start <= last.end || short(&text[last.end..range.start]) => {
-                    last.end = last.end.max(range.end);
-                }
-                _ => merged.push(range),
+        let (mut pieces, mut from) = (Vec::new(), 0);
+        for range in ranges.iter().map(|range| self.with_margin(text, range)).chain(once(text.len()..text.len())) {
+            let piece = text.get(from..range.start).unwrap_or_default().trim();
+            let long = piece.chars().nth(self.margin.saturating_sub(1)).is_some();
+            if long && piece.contains(char::is_alphanumeric) {
+                pieces.push(piece);
             }
+            from = from.max(range.end);
         }
-        let pieces = merged.len() - 1;
-        if pieces == 0 || pieces > self.max_pieces {
+        if pieces.is_empty() || pieces.len() > self.max_pieces {
             return Verdict::Drop("contaminated");
         }
-        cut(document, merged, "contaminated", notes)
+        let left = pieces.join("\n\n");
+        notes.count("contaminated_bytes", (text.len() - left.len()) as u64);
+        document.text = left;
+        Verdict::Keep
+    }
+
+    /// A range and `margin` characters on both sides, and the rest of a word that would be cut through.
+    fn with_margin(&self, text: &str, range: &Range<usize>) -> Range<usize> {
+        const LONGEST_WORD: usize = 40;
+        let start = text[..range.start].char_indices().rev().take(self.margin).last().map_or(range.start, |(i, _)| i);
+        let end = text[range.end..].char_indices().nth(self.margin).map_or(text.len(), |(i, _)| range.end + i);
+        let space = |c: &(usize, char)| c.1.is_whitespace();
+        let before = text[..start].char_indices().rev().take(LONGEST_WORD).find(space);
+        let after = text[end..].char_indices().take(LONGEST_WORD).find(space);
+        before.map_or(start, |(i, _)| i)..after.map_or(end, |(i, _)| end + i)
     }
 }
 

@@ -62,14 +62,16 @@ fn thirteen_words_are_a_hit_and_twelve_are_not_and_short_items_need_eight() {
 }
 
 #[test]
-fn cutting_leaves_what_is_far_from_the_item() {
+fn cutting_leaves_whole_words_far_from_the_item() {
     let step = step("action = 'cut'\nmargin = 30");
     let (verdict, text, notes) = apply(&step, &format!("{}. {QUESTION} {}", prose(1), prose(2)));
     assert_eq!(verdict, Verdict::Keep);
-    let (before, after) = text.split_once("word2").unwrap();
-    assert!(before.starts_with("word1x0 ") && before.len() + 30 == prose(1).len() + 2, "{before}");
-    assert!(after.ends_with(prose(2).rsplit_once("word").unwrap().1), "{after}");
+    let (before, after) = text.split_once("\n\n").unwrap();
+    assert!(before.starts_with("word1x0 ") && before.ends_with(" word1x95"), "{before}");
+    assert!(after.starts_with("word2x4 ") && after.ends_with(" word2x99"), "{after}");
     assert_eq!(notes.records().len(), 1);
+    // What is left is shorter than the margin.
+    assert_eq!(apply(&step, &format!("Well then: {QUESTION}")).0, Verdict::Drop("contaminated"));
 }
 
 #[test]

@@ -309,9 +309,9 @@ mod tests {
     #[test]
     fn of_a_pattern_that_goes_on_the_beginning_stays() {
         let step = step::<SubstringDuplicates>("min_bytes = 40");
-        for (pattern, times) in [("-", 3000), ("=-", 900), ("a long line again\n", 30)] {
+        for (pattern, times) in [("-", 100), ("=-", 50), ("a long line again\n", 30)] {
             let left = texts(&step, &[format!("before {} after", pattern.repeat(times))]);
-            assert!(left[0].len() < 150 && left[0].starts_with("before") && left[0].ends_with("after"), "{left:?}");
+            assert!(left[0].len() < 80 && left[0].starts_with("before") && left[0].ends_with("after"), "{left:?}");
         }
     }
 
