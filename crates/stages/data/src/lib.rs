@@ -5,6 +5,7 @@
 //! that dropped it, and the result does not depend on the number of threads or on interruptions.
 
 mod browse;
+mod collect;
 mod config;
 mod pipeline;
 mod plan;
@@ -15,7 +16,9 @@ mod step;
 mod steps;
 
 pub use browse::{Seen, Wanted, browse};
-pub use config::{DataConfig, KeepDropped, OnError, Source, SplitRule, StepSetting};
+pub use collect::crawl::CrawlSource;
+pub use collect::{CollectedFile, CollectedSource, MAX_FILE_BYTES, default_cache};
+pub use config::{DataConfig, KeepDropped, OnError, Source, SourceTable, SplitRule, StepSetting};
 pub use pipeline::{CONTAMINATION_FILE, DROPPED_FILE, Dropped};
 pub use stage::DataStage;
 pub use step::{

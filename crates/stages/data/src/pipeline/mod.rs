@@ -25,6 +25,7 @@ use cupola_artifact::{Context, Error, Result, human_count, write_atomic};
 use rayon::prelude::*;
 use serde_json::Value;
 
+use crate::collect::LocalFile;
 use crate::config::{DataConfig, FEW_RECORDS, KeepDropped, Source};
 use crate::report::{Clusters, DataReport, PartReport};
 use crate::step::{Across, Step, Work};
@@ -57,9 +58,14 @@ pub struct Outcome {
     pub dropped: Vec<Dropped>,
 }
 
-/// Runs the steps over the sources and writes the artifact's files, except the report.
-pub fn run(config: &DataConfig, steps: &[Step], context: &StageContext<'_>) -> Result<Outcome> {
-    let files = files(config, context.recipe_dir)?;
+/// Runs the steps over the sources (`collected` has the files of those that lie elsewhere) and writes the artifact's files, except the report.
+pub fn run(
+    config: &DataConfig,
+    steps: &[Step],
+    context: &StageContext<'_>,
+    collected: &[Option<Vec<LocalFile>>],
+) -> Result<Outcome> {
+    let files = files(config, context.recipe_dir, collected)?;
     let mut epochs: Vec<f64> = config.sources.iter().map(Source::epochs).collect();
     let mut engine = Engine { config, steps, context, all: PartReport::default(), clusters: HashMap::new() };
     let mut passes = pass::passes(steps);
