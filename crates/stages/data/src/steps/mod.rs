@@ -1,16 +1,19 @@
 //! All steps. A new one is a file here and a line in [`ALL`].
 
+mod chinese;
+mod classifier;
 mod cut;
 mod decontaminate;
-mod classifier;
 mod dedup;
 mod extract;
 mod filters;
+mod kind;
+mod language;
 mod lists;
 mod normalize;
+mod privacy;
 mod word_hashes;
 mod words;
-mod privacy;
 
 use crate::step::Kind;
 
@@ -20,6 +23,9 @@ pub use decontaminate::{HITS, hit_items};
 pub const ALL: &[Kind] = &[
     extract::EXTRACT,
     normalize::NORMALIZE,
+    language::LANGUAGE,
+    kind::KIND,
+    chinese::CHINESE,
     privacy::PRIVACY,
     filters::gopher_repetition::GOPHER_REPETITION,
     filters::gopher_quality::GOPHER_QUALITY,
