@@ -1,12 +1,15 @@
 //! All steps. A new one is a file here and a line in [`ALL`].
 
 mod boilerplate_lines;
+mod chinese;
 mod classifier;
 mod cut;
 mod decontaminate;
 mod dedup;
 mod extract;
 mod filters;
+mod kind;
+mod language;
 mod lists;
 mod normalize;
 mod privacy;
@@ -22,6 +25,9 @@ pub const ALL: &[Kind] = &[
     extract::EXTRACT,
     boilerplate_lines::BOILERPLATE_LINES,
     normalize::NORMALIZE,
+    language::LANGUAGE,
+    kind::KIND,
+    chinese::CHINESE,
     privacy::PRIVACY,
     filters::gopher_repetition::GOPHER_REPETITION,
     filters::gopher_quality::GOPHER_QUALITY,
