@@ -21,4 +21,4 @@ pub use stage::DataStage;
 pub use step::{
     Across, Decision, Each, Key, Keys, Kind, Notes, Place, Setting, Sketches, Step, Verdict, Work, by_name,
 };
-pub use steps::ALL as STEPS;
+pub use steps::{ALL as STEPS, ClassifierTraining, LinearClassifier, NgramModel, Perplexity};
