@@ -26,3 +26,4 @@ pub use step::{
 };
 pub use steps::ALL as STEPS;
 pub use steps::{HITS, hit_items};
+pub use steps::{ALL as STEPS, ClassifierTraining, LinearClassifier, NgramModel, Perplexity};

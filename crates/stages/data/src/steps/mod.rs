@@ -14,11 +14,14 @@ mod lists;
 mod normalize;
 mod privacy;
 mod word_hashes;
+mod perplexity;
 mod words;
 
 use crate::step::Kind;
 
 pub use decontaminate::{HITS, hit_items};
+pub use classifier::{Model as LinearClassifier, Training as ClassifierTraining};
+pub use perplexity::{Model as NgramModel, Perplexity};
 
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[
@@ -35,6 +38,7 @@ pub const ALL: &[Kind] = &[
     filters::fineweb::FINEWEB,
     dedup::url::URL_DUPLICATES,
     classifier::CLASSIFIER,
+    perplexity::PERPLEXITY,
     lists::word_list::WORD_LIST,
     lists::c4_bad_words::C4_BAD_WORDS,
     lists::url_filter::URL_FILTER,
