@@ -19,6 +19,7 @@ pub use config::{DataConfig, KeepDropped, OnError, Source, SplitRule, StepSettin
 pub use pipeline::{DROPPED_FILE, Dropped};
 pub use stage::DataStage;
 pub use step::{
-    Across, Decision, Each, Key, Keys, Kind, Notes, Place, Setting, Sketches, Step, Verdict, Work, by_name,
+    Across, Became, Decision, Each, Key, Keys, Kind, Many, Notes, Place, Setting, Sketches, Step, Verdict, Work,
+    by_name,
 };
 pub use steps::ALL as STEPS;

@@ -59,7 +59,9 @@ impl Configured for ConfiguredData {
     fn run(&self, context: &StageContext<'_>) -> Result<Report> {
         let mut steps = self.config.steps()?;
         let setting = Setting { recipe_dir: context.recipe_dir, seed: context.seed };
-        steps.iter_mut().try_for_each(|step| step.prepare(&setting))?;
+        for (number, step) in steps.iter_mut().enumerate() {
+            step.prepare(&setting, &context.work.join(format!("step-{number}")))?;
+        }
         let outcome = pipeline::run(&self.config, &steps, context)?;
         outcome.report.write(context.dir)?;
         let page = report_page::page(context.name, &outcome.report, &outcome.dropped);
@@ -70,6 +72,7 @@ impl Configured for ConfiguredData {
 
 fn summary(report: &DataReport, files: usize) -> Report {
     let (total, dropped) = (&report.total, report.total.dropped_documents());
+    let made = (total.made.documents > 0).then_some(("documents_made", total.made.documents));
     let metrics = [
         ("documents_in", total.read.documents),
         ("documents_kept", total.kept.documents),
@@ -97,6 +100,7 @@ fn summary(report: &DataReport, files: usize) -> Report {
         ),
         metrics: metrics
             .into_iter()
+            .chain(made)
             .map(|(name, n)| (name.to_owned(), Value::from(n)))
             .chain(report.notes())
             .collect::<Map<_, _>>(),
