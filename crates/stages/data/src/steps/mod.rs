@@ -3,6 +3,7 @@
 mod dedup;
 mod filters;
 mod normalize;
+mod synthesize;
 
 use crate::step::Kind;
 
@@ -15,4 +16,5 @@ pub const ALL: &[Kind] = &[
     filters::fineweb::FINEWEB,
     dedup::exact::EXACT_DUPLICATES,
     dedup::near::NEAR_DUPLICATES,
+    synthesize::SYNTHESIZE,
 ];
