@@ -348,7 +348,7 @@ fn what_was_made_of_a_document_is_held_out_with_it() {
     run_on(bed.dir.path(), "out", 2, &config).unwrap();
     for split in [Split::Train, Split::Validation] {
         let documents = read_documents(&bed.dir.path().join("out"), split).unwrap();
-        assert!(documents.len() > 10 && documents.len() % 2 == 0);
+        assert!(documents.len() > 10 && documents.len().is_multiple_of(2));
         documents.chunks(2).for_each(|pair| assert_eq!(pair[1].id, format!("{}#paraphrase-1", pair[0].id)));
     }
 }
