@@ -19,7 +19,8 @@ pub use config::{DataConfig, KeepDropped, OnError, Source, SplitRule, StepSettin
 pub use pipeline::{DROPPED_FILE, Dropped};
 pub use stage::DataStage;
 pub use step::{
-    Across, Became, Decision, Each, Key, Keys, Kind, Many, Notes, Place, Setting, Sketches, Step, Verdict, Work,
-    by_name,
+    ANY_SIZE, Across, Became, Decision, Each, Key, Keys, Kind, Many, Notes, Place, Setting, Sketches, Step, Verdict,
+    Work, by_name,
 };
 pub use steps::ALL as STEPS;
+pub use steps::{HITS, hit_items};

@@ -73,8 +73,8 @@ pub fn plan(config: &DataConfig, recipe_dir: &Path) -> Result<Plan> {
         facts: facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         flops: 0.0,
         memory_bytes: BASE_MEMORY + threads * MEMORY_PER_THREAD.min(4.0 * bytes),
-        // The artifact, and what one pass leaves for the next.
-        disk_bytes: 2.0 * PACKED * bytes.max(written),
+        // What two passes hold, uncompressed, and the artifact.
+        disk_bytes: 2.0 * bytes + PACKED * written,
         seconds: bytes / BYTES_PER_SECOND,
         notes,
     })

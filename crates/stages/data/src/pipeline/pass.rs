@@ -9,13 +9,13 @@ use cupola_records::Document;
 use super::emit::{Emitter, Emitting};
 use super::groups::Decisions;
 use super::part::{
-    Description, Dropped, Lines, MAX_DOCUMENTS, PartId, Travelling, read_documents, write_file, write_keys,
+    Description, Documents, Dropped, Lines, MAX_DOCUMENTS, PartId, Travelling, read_documents, write_file, write_keys,
 };
 use super::sources::Read;
 use super::waiting::Waiting;
 use crate::config::KeepDropped;
 use crate::report::PartReport;
-use crate::step::{Across, Became, Decision, Each, Keys, Many, Notes, Step, Verdict, Work};
+use crate::step::{ANY_SIZE, Across, Became, Decision, Each, Keys, Many, Notes, Step, Verdict, Work};
 
 /// Documents of each reason that a part keeps as a sample of what was dropped.
 const SAMPLES: u64 = 8;
@@ -101,10 +101,12 @@ struct Part<'a, 'p> {
     id: PartId,
     report: PartReport,
     notes: Vec<Notes>,
-    documents: Option<Lines>,
+    documents: Option<Documents>,
     emitted: Option<Emitting<'a>>,
     kept: usize,
     keys: Keys,
+    /// Where each document's sketch ends among all.
+    sketch_ends: Vec<u64>,
     dropped: Option<Lines>,
 }
 
@@ -113,7 +115,7 @@ impl<'a, 'p> Part<'a, 'p> {
         let emitted = pass.emit.map(|emit| emit.part(pass.dir, id)).transpose()?;
         let documents = match emitted {
             Some(_) => None,
-            None => Some(Lines::create(id.file(pass.dir, "docs"), None)?),
+            None => Some(Documents::create(pass.dir, id)?),
         };
         Ok(Self {
             pass,
@@ -124,6 +126,7 @@ impl<'a, 'p> Part<'a, 'p> {
             emitted,
             kept: 0,
             keys: Keys::default(),
+            sketch_ends: Vec::new(),
             dropped: None,
         })
     }
@@ -229,8 +232,9 @@ impl<'a, 'p> Part<'a, 'p> {
         if let Some(then) = self.pass.then {
             let place = self.id.place(self.kept);
             then.keys(document, place, &mut self.keys);
-            let expected = then.sketch_bytes() * (self.kept + 1);
-            if self.keys.sketch.len() != expected {
+            self.sketch_ends.push(self.keys.sketch.len() as u64);
+            let expected = then.sketch_bytes().saturating_mul(self.kept + 1);
+            if then.sketch_bytes() != ANY_SIZE && self.keys.sketch.len() != expected {
                 return Err(Error::failed(format!("a sketch of {} has not {expected} bytes", document.id)));
             }
         }
@@ -253,7 +257,7 @@ impl<'a, 'p> Part<'a, 'p> {
             return Ok(());
         }
         if self.dropped.is_none() {
-            self.dropped = Some(Lines::create(self.id.file(self.pass.dir, "dropped"), None)?);
+            self.dropped = Some(Lines::create(self.id.file(self.pass.dir, "dropped"))?);
         }
         let cut = document.text.char_indices().nth(SAMPLE_CHARACTERS).map_or(document.text.len(), |(at, _)| at);
         let mut fields = document.fields.clone();
@@ -280,8 +284,18 @@ impl<'a, 'p> Part<'a, 'p> {
         }
         if let Some(then) = self.pass.then {
             write_keys(&self.id.file(dir, "keys"), &mut self.keys.keys)?;
-            if then.sketch_bytes() > 0 {
-                write_file(&self.id.file(dir, "sketch"), &self.keys.sketch)?;
+            let file = self.id.file(dir, "sketch");
+            match then.sketch_bytes() {
+                0 => {}
+                // Before sketches of any size stand the places where they begin and end.
+                ANY_SIZE => {
+                    let table = 8 * (self.sketch_ends.len() as u64 + 1);
+                    let places = std::iter::once(table).chain(self.sketch_ends.iter().map(|end| table + end));
+                    let mut bytes: Vec<u8> = places.flat_map(u64::to_le_bytes).collect();
+                    bytes.append(&mut self.keys.sketch);
+                    write_file(&file, &bytes)?;
+                }
+                _ => write_file(&file, &self.keys.sketch)?,
             }
         }
         for (step, notes) in self.notes.iter().enumerate().filter(|(_, notes)| !notes.counts().is_empty()) {

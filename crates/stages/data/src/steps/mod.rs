@@ -1,20 +1,42 @@
 //! All steps. A new one is a file here and a line in [`ALL`].
 
+mod classifier;
+mod cut;
+mod decontaminate;
 mod dedup;
+mod extract;
 mod filters;
+mod lists;
 mod normalize;
+mod privacy;
 mod synthesize;
+mod word_hashes;
+mod words;
 
 use crate::step::Kind;
 
+pub use decontaminate::{HITS, hit_items};
+
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[
+    extract::EXTRACT,
     normalize::NORMALIZE,
+    privacy::PRIVACY,
     filters::gopher_repetition::GOPHER_REPETITION,
     filters::gopher_quality::GOPHER_QUALITY,
     filters::c4::C4_PAGES,
     filters::fineweb::FINEWEB,
+    dedup::url::URL_DUPLICATES,
+    classifier::CLASSIFIER,
+    lists::word_list::WORD_LIST,
+    lists::c4_bad_words::C4_BAD_WORDS,
+    lists::url_filter::URL_FILTER,
     dedup::exact::EXACT_DUPLICATES,
     dedup::near::NEAR_DUPLICATES,
+    dedup::lines::LINE_DUPLICATES,
+    dedup::lines::PARAGRAPH_DUPLICATES,
+    dedup::substring::SUBSTRING_DUPLICATES,
+    dedup::semantic::SEMANTIC_DUPLICATES,
+    decontaminate::DECONTAMINATE,
     synthesize::SYNTHESIZE,
 ];

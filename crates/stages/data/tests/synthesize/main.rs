@@ -388,3 +388,23 @@ fn a_key_that_is_not_set_is_an_error_before_anything_is_asked() {
     assert!(error.chain().contains("CUPOLA_NO_SUCH_KEY") && error.hint().unwrap().contains("export"), "{error:?}");
     assert_eq!(bed.server.seen().len(), 0);
 }
+
+/// Set `CUPOLA_SYNTHESIZE_API` to a server's base address (and `CUPOLA_SYNTHESIZE_MODEL`) to ask it, e.g. one that
+/// `cupola serve` started.
+#[test]
+fn a_server_of_the_users_is_understood() {
+    let Ok(api) = std::env::var("CUPOLA_SYNTHESIZE_API") else {
+        #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+        {
+            eprintln!("skipped: CUPOLA_SYNTHESIZE_API is not set");
+        }
+        return;
+    };
+    let model = std::env::var("CUPOLA_SYNTHESIZE_MODEL").unwrap();
+    let bed = Bed::new(4, |_| Reply::status(500, ""));
+    let config = bed.config("prompt = \"Say something about this: {{ text }}\", max_tokens = 100", "");
+    let config = config.replace("\"tiny\"", &format!("\"{model}\"")).replace(&bed.server.address, &api);
+    let report = run_on(bed.dir.path(), "out", 2, &config).unwrap();
+    assert!(report.metrics["documents_made"].as_u64().unwrap() > 0, "{:?}", report.metrics);
+    assert!(report.metrics["synthesize.completion_tokens"].as_u64().unwrap() > 0);
+}

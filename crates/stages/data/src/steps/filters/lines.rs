@@ -1,40 +1,82 @@
 //! What several filters ask of a text's lines.
 
-use std::collections::HashSet;
+use xxhash_rust::xxh3::xxh3_64;
 
-/// The lines that are not blank, without the spaces around them.
-pub fn visible_lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty())
+use crate::steps::words::{Table, is_space};
+
+/// The lines as Python's `splitlines` divides them: at all of Unicode's line ends, and an end at the end adds no line.
+pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+    // Most texts have no other line end than `\n`; then only these bytes need be looked for.
+    let rare = |b: u8| matches!(b, 0x0B..=0x0D | 0x1C..=0x1E | 0xC2 | 0xE2);
+    let rare_ones = text.bytes().any(rare);
+    let mut rest = Some(text).filter(|text| !text.is_empty());
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = if rare_ones { text.find(is_line_end) } else { text.find('\n') };
+        let Some(end) = end else { return rest.take() };
+        let after =
+            if text[end..].starts_with("\r\n") { 2 } else { text[end..].chars().next().map_or(1, char::len_utf8) };
+        rest = Some(&text[end + after..]).filter(|text| !text.is_empty());
+        Some(&text[..end])
+    })
 }
 
-/// Ends in a period, exclamation or question mark or a closing quotation mark, in Latin or in full width.
-pub fn ends_in_punctuation(line: &str) -> bool {
-    line.ends_with(['.', '!', '?', '"', '\u{201D}', '\u{2019}', '\'', '\u{2026}', '。', '！', '？', '」', '』'])
+fn is_line_end(c: char) -> bool {
+    matches!(c, '\n'..='\r' | '\u{1C}'..='\u{1E}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
+/// Without the white space around it, as Python's `strip` has it.
+pub fn strip(text: &str) -> &str {
+    text.trim_matches(is_space)
 }
 
 /// Parts of a text that are there more than once.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Repeated {
-    /// Repetitions over parts.
-    pub parts: f64,
-    /// Their characters over `characters`.
-    pub characters: f64,
+    /// All parts.
+    pub parts: usize,
+    /// Parts that were there before.
+    pub again: usize,
+    /// Their characters.
+    pub characters: usize,
 }
 
-/// Counts every part after its first occurrence; `characters` is the length of the whole text.
-pub fn repeated<'a>(parts: impl Iterator<Item = &'a str>, characters: usize) -> Repeated {
-    let mut seen = HashSet::new();
-    let (mut total, mut again, mut again_characters) = (0_usize, 0_usize, 0_usize);
+/// Counts every part after its first occurrence.
+pub fn repeated<'a>(parts: impl Iterator<Item = &'a str>, seen: &mut Table) -> Repeated {
+    seen.clear();
+    let mut counts = Repeated::default();
     for part in parts {
-        total += 1;
-        if !seen.insert(part) {
-            again += 1;
-            again_characters += part.chars().count();
+        let number = counts.parts as u32;
+        counts.parts += 1;
+        if seen.get_or_insert(xxh3_64(part.as_bytes()), number) != number {
+            counts.again += 1;
+            counts.characters += part.chars().count();
         }
     }
-    Repeated { parts: share(again, total), characters: share(again_characters, characters) }
+    counts
 }
 
 /// `part / whole`, 0 of nothing.
 pub fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_end_where_python_ends_them() {
+        let all = |text| lines(text).collect::<Vec<_>>();
+        assert_eq!(all("a\n\nb\n"), ["a", "", "b"]);
+        assert_eq!(all("a\r\nb\rc\u{2028}d\u{85}e\u{B}f"), ["a", "b", "c", "d", "e", "f"]);
+        assert_eq!(all("é\u{2014}x"), ["é\u{2014}x"]);
+        assert!(all("").is_empty());
+    }
+
+    #[test]
+    fn repetitions_are_counted_after_the_first() {
+        let found = repeated(["ä", "b", "ä", "ä"].into_iter(), &mut Table::default());
+        assert_eq!(found, Repeated { parts: 4, again: 2, characters: 2 });
+    }
 }

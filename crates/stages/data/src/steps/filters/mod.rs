@@ -5,13 +5,14 @@ pub mod fineweb;
 pub mod gopher_quality;
 pub mod gopher_repetition;
 mod lines;
+mod ngrams;
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failing test should panic")]
 mod tests {
     use cupola_records::Document;
 
-    use crate::step::{Kind, Notes, Verdict, Work};
+    use crate::step::{Kind, Notes, Setting, Verdict, Work};
 
     const FILTERS: [&Kind; 4] = [
         &super::gopher_repetition::GOPHER_REPETITION,
@@ -27,7 +28,8 @@ mod tests {
         By evening the mill had stopped, and the miller walked up and down his yard with a lantern in his hand.";
 
     fn check(kind: &'static Kind, text: &str) -> Verdict {
-        let Work::Each(step) = kind.configure(toml::Table::new()).unwrap().work else { panic!("not a filter") };
+        let Work::Each(mut step) = kind.configure(toml::Table::new()).unwrap().work else { panic!("not a filter") };
+        step.prepare(&Setting { recipe_dir: std::path::Path::new("."), seed: 0 }).unwrap();
         step.apply(&mut Document::new("id", text, "source"), &mut Notes::default())
     }
 

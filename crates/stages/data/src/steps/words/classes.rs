@@ -1,0 +1,789 @@
+//! Classes of characters.
+
+use std::sync::LazyLock;
+
+/// White space as Python has it: Unicode's, and four control characters.
+pub fn is_space(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{1C}'..='\u{1F}')
+}
+
+/// Of a byte of UTF-8: 1 for a character that is white space, 2 for one that may begin such a character, 0 for others.
+pub const SPACE_BYTES: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut b = 0;
+    while b < 256 {
+        table[b] = match b as u8 {
+            b' ' | 0x09..=0x0D | 0x1C..=0x1F => 1,
+            0xC2 | 0xE1 | 0xE2 | 0xE3 => 2,
+            _ => 0,
+        };
+        b += 1;
+    }
+    table
+};
+
+/// Chinese characters, Japanese syllables, and Thai, Lao, Myanmar and Khmer letters.
+pub fn is_unspaced(c: char) -> bool {
+    matches!(c,
+        '\u{0E00}'..='\u{0EFF}' | '\u{1000}'..='\u{109F}' | '\u{1780}'..='\u{17FF}' | '\u{3040}'..='\u{30FF}'
+        | '\u{3400}'..='\u{4DBF}' | '\u{4E00}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' | '\u{20000}'..='\u{3FFFF}')
+}
+
+/// Every unspaced character by itself, and what stands between them.
+pub fn unspaced_apart(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let first = rest.chars().next()?;
+        let end = if is_unspaced(first) { first.len_utf8() } else { rest.find(is_unspaced).unwrap_or(rest.len()) };
+        let (part, after) = rest.split_at(end);
+        rest = after;
+        Some(part)
+    })
+}
+
+/// A letter that spaCy's rules know.
+pub fn is_letter(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_alphabetic();
+    }
+    is_lower(c) || is_upper(c) || matches!(c, 'ƻ' | 'ǅ' | 'ǈ' | 'ǋ' | 'ǲ')
+}
+
+/// A letter in lower case, or of a script without cases.
+pub fn is_lower(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_lowercase();
+    }
+    has(Class::Uncased, c) || (is_cased_script(c) && c.is_lowercase())
+}
+
+/// A capital letter, or one of a script without cases.
+pub fn is_upper(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_uppercase();
+    }
+    has(Class::Uncased, c) || (is_cased_script(c) && c.is_uppercase())
+}
+
+/// Latin, Greek and Cyrillic.
+fn is_cased_script(c: char) -> bool {
+    matches!(c, '\u{C0}'..='\u{2AF}' | '\u{386}'..='\u{3CE}' | '\u{400}'..='\u{52F}' | '\u{1D00}'..='\u{1D25}'
+        | '\u{1D6B}'..='\u{1D9A}' | '\u{1E00}'..='\u{1EFF}' | '\u{2C60}'..='\u{2C7F}' | '\u{A722}'..='\u{A7FA}'
+        | '\u{AB30}'..='\u{AB64}' | '\u{FF21}'..='\u{FF5A}')
+}
+
+/// Signs such as ©, ° and →, boxes, dingbats and emoji.
+pub fn is_icon(c: char) -> bool {
+    !c.is_ascii() && has(Class::Icon, c)
+}
+
+/// Opening and closing quotation marks, and brackets beyond ASCII.
+pub fn is_quote(c: char) -> bool {
+    matches!(
+        c,
+        '\'' | '"'
+            | '”'
+            | '“'
+            | '`'
+            | '‘'
+            | '´'
+            | '’'
+            | '‚'
+            | ','
+            | '„'
+            | '»'
+            | '«'
+            | '「'
+            | '」'
+            | '『'
+            | '』'
+            | '（'
+            | '）'
+            | '〔'
+            | '〕'
+            | '【'
+            | '】'
+            | '《'
+            | '》'
+            | '〈'
+            | '〉'
+            | '\u{2329}'
+            | '\u{232A}'
+            | '⟦'
+            | '⟧'
+    )
+}
+
+/// Other punctuation that stands alone.
+fn is_mark(c: char) -> bool {
+    matches!(
+        c,
+        '…' | ','
+            | ':'
+            | ';'
+            | '!'
+            | '?'
+            | '¿'
+            | '؟'
+            | '¡'
+            | '('
+            | ')'
+            | '['
+            | ']'
+            | '{'
+            | '}'
+            | '<'
+            | '>'
+            | '_'
+            | '#'
+            | '*'
+            | '&'
+            | '。'
+            | '？'
+            | '！'
+            | '，'
+            | '、'
+            | '；'
+            | '：'
+            | '～'
+            | '·'
+            | '।'
+            | '،'
+            | '۔'
+            | '؛'
+            | '٪'
+    )
+}
+
+/// What is taken off the front of words.
+pub fn is_prefix_mark(c: char) -> bool {
+    is_mark(c) || is_quote(c) || is_currency(c) || matches!(c, '§' | '%' | '=' | '—' | '–')
+}
+
+/// What is taken off the end of words.
+pub fn is_suffix_mark(c: char) -> bool {
+    is_mark(c) || is_quote(c) || matches!(c, '—' | '–')
+}
+
+/// Signs of currencies.
+pub fn is_currency(c: char) -> bool {
+    matches!(c, '$' | '£' | '¥' | '฿' | '﷼' | '\u{20A0}'..='\u{20BF}')
+}
+
+/// After what a dot at the end is a word of its own, beside letters in lower case.
+pub fn in_dot_context(c: char) -> bool {
+    c.is_ascii_digit() || is_mark(c) || is_quote(c) || matches!(c, '%' | '²' | '-' | '+' | '|')
+}
+
+/// What ends a sentence: a dot, question and exclamation marks, and their like in other scripts.
+pub fn is_full_stop(c: char) -> bool {
+    if c.is_ascii() { matches!(c, '.' | '!' | '?') } else { has(Class::FullStop, c) }
+}
+
+/// What ends a line that is a sentence.
+pub fn is_terminal(c: char) -> bool {
+    if c.is_ascii() { matches!(c, '.' | '!' | '?') } else { has(Class::FullStop, c) || has(Class::Terminal, c) }
+}
+
+/// What datatrove takes for punctuation; control characters and the full-width 1 are among it.
+pub fn is_symbol(c: char) -> bool {
+    if c.is_ascii() {
+        return !c.is_ascii_alphanumeric() && !matches!(c, '\t' | '\n' | ' ');
+    }
+    is_terminal(c) || has(Class::Symbol, c)
+}
+
+/// Unicode's punctuation.
+pub fn is_punctuation(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_punctuation() && !matches!(c, '$' | '+' | '<' | '=' | '>' | '^' | '`' | '|' | '~');
+    }
+    has(Class::Punctuation, c)
+}
+
+#[derive(Clone, Copy)]
+enum Class {
+    Uncased = 1,
+    Icon = 2,
+    FullStop = 4,
+    Terminal = 8,
+    Symbol = 16,
+    Punctuation = 32,
+}
+
+/// The classes of the characters below U+20000; above there are letters without case and nothing else.
+static CLASSES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut classes = vec![0; 0x20000];
+    let tables: [(Class, &[(u32, u32)]); 6] = [
+        (Class::Uncased, &UNCASED),
+        (Class::Icon, &ICONS),
+        (Class::FullStop, &FULL_STOPS),
+        (Class::Terminal, &MORE_FULL_STOPS),
+        (Class::Symbol, &SYMBOLS),
+        (Class::Punctuation, &PUNCTUATION),
+    ];
+    for (class, ranges) in tables {
+        for (first, last) in ranges {
+            classes[*first as usize..=*last as usize].iter_mut().for_each(|c| *c |= class as u8);
+        }
+    }
+    classes
+});
+
+fn has(class: Class, c: char) -> bool {
+    match CLASSES.get(c as usize) {
+        Some(classes) => classes & class as u8 != 0,
+        None => matches!(class, Class::Uncased) && matches!(c, '\u{20000}'..='\u{3FFFF}'),
+    }
+}
+
+/// What ends a sentence for spaCy's sentencizer.
+const FULL_STOPS: [(u32, u32); 68] = [
+    (0x0021, 0x0021),
+    (0x002E, 0x002E),
+    (0x003F, 0x003F),
+    (0x0589, 0x0589),
+    (0x061F, 0x061F),
+    (0x06D4, 0x06D4),
+    (0x0700, 0x0702),
+    (0x07F9, 0x07F9),
+    (0x0964, 0x0965),
+    (0x104A, 0x104B),
+    (0x1362, 0x1362),
+    (0x1367, 0x1368),
+    (0x166E, 0x166E),
+    (0x1735, 0x1736),
+    (0x1803, 0x1803),
+    (0x1809, 0x1809),
+    (0x1944, 0x1945),
+    (0x1AA8, 0x1AAB),
+    (0x1B5A, 0x1B5B),
+    (0x1B5E, 0x1B5F),
+    (0x1C3B, 0x1C3C),
+    (0x1C7E, 0x1C7F),
+    (0x203C, 0x203D),
+    (0x2047, 0x2049),
+    (0x2E2E, 0x2E2E),
+    (0x2E3C, 0x2E3C),
+    (0x3002, 0x3002),
+    (0xA4FF, 0xA4FF),
+    (0xA60E, 0xA60F),
+    (0xA6F3, 0xA6F3),
+    (0xA6F7, 0xA6F7),
+    (0xA876, 0xA877),
+    (0xA8CE, 0xA8CF),
+    (0xA92F, 0xA92F),
+    (0xA9C8, 0xA9C9),
+    (0xAA5D, 0xAA5F),
+    (0xAAF0, 0xAAF1),
+    (0xABEB, 0xABEB),
+    (0xFE52, 0xFE52),
+    (0xFE56, 0xFE57),
+    (0xFF01, 0xFF01),
+    (0xFF0E, 0xFF0E),
+    (0xFF1F, 0xFF1F),
+    (0xFF61, 0xFF61),
+    (0x10A56, 0x10A57),
+    (0x11047, 0x11048),
+    (0x110BE, 0x110C1),
+    (0x11141, 0x11143),
+    (0x111C5, 0x111C6),
+    (0x111CD, 0x111CD),
+    (0x111DE, 0x111DF),
+    (0x11238, 0x11239),
+    (0x1123B, 0x1123C),
+    (0x112A9, 0x112A9),
+    (0x1144B, 0x1144C),
+    (0x115C2, 0x115C3),
+    (0x115C9, 0x115D7),
+    (0x11641, 0x11642),
+    (0x1173C, 0x1173E),
+    (0x11A42, 0x11A43),
+    (0x11A9B, 0x11A9C),
+    (0x11C41, 0x11C42),
+    (0x16A6E, 0x16A6F),
+    (0x16AF5, 0x16AF5),
+    (0x16B37, 0x16B38),
+    (0x16B44, 0x16B44),
+    (0x1BC9F, 0x1BC9F),
+    (0x1DA88, 0x1DA88),
+];
+
+/// What ends a line for datatrove beside those.
+const MORE_FULL_STOPS: [(u32, u32); 15] = [
+    (0x061D, 0x061E),
+    (0x0837, 0x0837),
+    (0x0839, 0x0839),
+    (0x083D, 0x083E),
+    (0x17D4, 0x17D6),
+    (0x17D9, 0x17DA),
+    (0x1B7D, 0x1B7E),
+    (0x2E53, 0x2E54),
+    (0x10F55, 0x10F59),
+    (0x10F86, 0x10F89),
+    (0x11944, 0x11944),
+    (0x11946, 0x11946),
+    (0x11EF7, 0x11EF8),
+    (0x11F43, 0x11F44),
+    (0x16E98, 0x16E98),
+];
+
+/// What datatrove calls punctuation beside all of those.
+const SYMBOLS: [(u32, u32); 27] = [
+    (0x0000, 0x0008),
+    (0x000B, 0x001F),
+    (0x0022, 0x002D),
+    (0x002F, 0x002F),
+    (0x003A, 0x003E),
+    (0x0040, 0x0040),
+    (0x005B, 0x0060),
+    (0x007B, 0x009F),
+    (0x00AB, 0x00AB),
+    (0x00B4, 0x00B4),
+    (0x00BB, 0x00BB),
+    (0x2013, 0x2014),
+    (0x2019, 0x2019),
+    (0x201C, 0x201E),
+    (0x2026, 0x2026),
+    (0x2236, 0x2236),
+    (0x2501, 0x2501),
+    (0x25BA, 0x25BA),
+    (0x3001, 0x3001),
+    (0x3008, 0x300D),
+    (0x3010, 0x3011),
+    (0xFF05, 0xFF05),
+    (0xFF08, 0xFF09),
+    (0xFF0C, 0xFF0C),
+    (0xFF11, 0xFF11),
+    (0xFF1A, 0xFF1B),
+    (0xFF5E, 0xFF5E),
+];
+
+/// Scripts whose letters spaCy takes for lower case and capital at once.
+const UNCASED: [(u32, u32); 25] = [
+    (0x0591, 0x05F4),
+    (0x0620, 0x064A),
+    (0x066E, 0x06D5),
+    (0x06E5, 0x06FF),
+    (0x0750, 0x077F),
+    (0x08A0, 0x08BD),
+    (0x0900, 0x09FF),
+    (0x0B80, 0x0CFF),
+    (0x0D80, 0x0DFF),
+    (0x1100, 0x137F),
+    (0x2E80, 0x2FDF),
+    (0x2FF0, 0x30FF),
+    (0x31C0, 0x31EF),
+    (0x3200, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xAC00, 0xD7AF),
+    (0xF900, 0xFAFF),
+    (0xFB1D, 0xFBB1),
+    (0xFBD3, 0xFD3D),
+    (0xFD50, 0xFDC7),
+    (0xFDF0, 0xFDFB),
+    (0xFE30, 0xFE4F),
+    (0xFE70, 0xFEFC),
+    (0x1EE00, 0x1EEBB),
+    (0x1F200, 0x1F2FF),
+];
+
+/// What spaCy knows of Unicode's category So: other symbols.
+const ICONS: [(u32, u32); 174] = [
+    (0x00A6, 0x00A6),
+    (0x00A9, 0x00A9),
+    (0x00AE, 0x00AE),
+    (0x00B0, 0x00B0),
+    (0x0482, 0x0482),
+    (0x058D, 0x058E),
+    (0x060E, 0x060F),
+    (0x06DE, 0x06DE),
+    (0x06E9, 0x06E9),
+    (0x06FD, 0x06FE),
+    (0x07F6, 0x07F6),
+    (0x09FA, 0x09FA),
+    (0x0B70, 0x0B70),
+    (0x0BF3, 0x0BF8),
+    (0x0BFA, 0x0BFA),
+    (0x0C7F, 0x0C7F),
+    (0x0D4F, 0x0D4F),
+    (0x0D79, 0x0D79),
+    (0x0F01, 0x0F03),
+    (0x0F13, 0x0F13),
+    (0x0F15, 0x0F17),
+    (0x0F1A, 0x0F1F),
+    (0x0F34, 0x0F34),
+    (0x0F36, 0x0F36),
+    (0x0F38, 0x0F38),
+    (0x0FBE, 0x0FC5),
+    (0x0FC7, 0x0FCC),
+    (0x0FCE, 0x0FCF),
+    (0x0FD5, 0x0FD8),
+    (0x109E, 0x109F),
+    (0x1390, 0x1399),
+    (0x1940, 0x1940),
+    (0x19DE, 0x19FF),
+    (0x1B61, 0x1B6A),
+    (0x1B74, 0x1B7C),
+    (0x2100, 0x2101),
+    (0x2103, 0x2106),
+    (0x2108, 0x2109),
+    (0x2114, 0x2114),
+    (0x2116, 0x2117),
+    (0x211E, 0x2123),
+    (0x2125, 0x2125),
+    (0x2127, 0x2127),
+    (0x2129, 0x2129),
+    (0x212E, 0x212E),
+    (0x213A, 0x213B),
+    (0x214A, 0x214A),
+    (0x214C, 0x214D),
+    (0x214F, 0x214F),
+    (0x218A, 0x218B),
+    (0x2195, 0x2199),
+    (0x219C, 0x219F),
+    (0x21A1, 0x21A2),
+    (0x21A4, 0x21A5),
+    (0x21A7, 0x21AD),
+    (0x21AF, 0x21CD),
+    (0x21D0, 0x21D1),
+    (0x21D3, 0x21D3),
+    (0x21D5, 0x21F3),
+    (0x2300, 0x2307),
+    (0x230C, 0x231F),
+    (0x2322, 0x2328),
+    (0x232B, 0x237B),
+    (0x237D, 0x239A),
+    (0x23B4, 0x23DB),
+    (0x23E2, 0x2426),
+    (0x2440, 0x244A),
+    (0x249C, 0x24E9),
+    (0x2500, 0x25B6),
+    (0x25B8, 0x25C0),
+    (0x25C2, 0x25F7),
+    (0x2600, 0x266E),
+    (0x2670, 0x2767),
+    (0x2794, 0x27BF),
+    (0x2800, 0x28FF),
+    (0x2B00, 0x2B2F),
+    (0x2B45, 0x2B46),
+    (0x2B4D, 0x2B73),
+    (0x2B76, 0x2B95),
+    (0x2B98, 0x2BC8),
+    (0x2BCA, 0x2BFE),
+    (0x2CE5, 0x2CEA),
+    (0x2E80, 0x2E99),
+    (0x2E9B, 0x2EF3),
+    (0x2F00, 0x2FD5),
+    (0x2FF0, 0x2FFB),
+    (0x3004, 0x3004),
+    (0x3012, 0x3013),
+    (0x3020, 0x3020),
+    (0x3036, 0x3037),
+    (0x303E, 0x303F),
+    (0x3190, 0x3191),
+    (0x3196, 0x319F),
+    (0x31C0, 0x31E3),
+    (0x3200, 0x321E),
+    (0x322A, 0x3247),
+    (0x3250, 0x3250),
+    (0x3260, 0x327F),
+    (0x328A, 0x32B0),
+    (0x32C0, 0x32FE),
+    (0x3300, 0x33FF),
+    (0x4DC0, 0x4DFF),
+    (0xA490, 0xA4C6),
+    (0xA828, 0xA82B),
+    (0xA836, 0xA837),
+    (0xA839, 0xA839),
+    (0xAA77, 0xAA79),
+    (0xFDFD, 0xFDFD),
+    (0xFFE4, 0xFFE4),
+    (0xFFE8, 0xFFE8),
+    (0xFFED, 0xFFEE),
+    (0xFFFC, 0xFFFD),
+    (0x10137, 0x1013F),
+    (0x10179, 0x10189),
+    (0x1018C, 0x1018E),
+    (0x10190, 0x1019B),
+    (0x101A0, 0x101A0),
+    (0x101D0, 0x101FC),
+    (0x10877, 0x10878),
+    (0x10AC8, 0x10AC8),
+    (0x1173F, 0x1173F),
+    (0x16B3C, 0x16B3F),
+    (0x16B45, 0x16B45),
+    (0x1BC9C, 0x1BC9C),
+    (0x1D000, 0x1D0F5),
+    (0x1D100, 0x1D126),
+    (0x1D129, 0x1D164),
+    (0x1D16A, 0x1D16C),
+    (0x1D183, 0x1D184),
+    (0x1D18C, 0x1D1A9),
+    (0x1D1AE, 0x1D1E8),
+    (0x1D200, 0x1D241),
+    (0x1D245, 0x1D245),
+    (0x1D300, 0x1D356),
+    (0x1D800, 0x1D9FF),
+    (0x1DA37, 0x1DA3A),
+    (0x1DA6D, 0x1DA74),
+    (0x1DA76, 0x1DA83),
+    (0x1DA85, 0x1DA86),
+    (0x1ECAC, 0x1ECAC),
+    (0x1F000, 0x1F02B),
+    (0x1F030, 0x1F093),
+    (0x1F0A0, 0x1F0AE),
+    (0x1F0B1, 0x1F0BF),
+    (0x1F0C1, 0x1F0CF),
+    (0x1F0D1, 0x1F0F5),
+    (0x1F110, 0x1F16B),
+    (0x1F170, 0x1F1AC),
+    (0x1F1E6, 0x1F202),
+    (0x1F210, 0x1F23B),
+    (0x1F240, 0x1F248),
+    (0x1F250, 0x1F251),
+    (0x1F260, 0x1F265),
+    (0x1F300, 0x1F3FA),
+    (0x1F400, 0x1F6D4),
+    (0x1F6E0, 0x1F6EC),
+    (0x1F6F0, 0x1F6F9),
+    (0x1F700, 0x1F773),
+    (0x1F780, 0x1F7D8),
+    (0x1F800, 0x1F80B),
+    (0x1F810, 0x1F847),
+    (0x1F850, 0x1F859),
+    (0x1F860, 0x1F887),
+    (0x1F890, 0x1F8AD),
+    (0x1F900, 0x1F90B),
+    (0x1F910, 0x1F93E),
+    (0x1F940, 0x1F970),
+    (0x1F973, 0x1F976),
+    (0x1F97A, 0x1F97A),
+    (0x1F97C, 0x1F9A2),
+    (0x1F9B0, 0x1F9B9),
+    (0x1F9C0, 0x1F9C2),
+    (0x1F9D0, 0x1F9FF),
+    (0x1FA60, 0x1FA6D),
+];
+
+/// Unicode's categories P: punctuation.
+const PUNCTUATION: [(u32, u32); 189] = [
+    (0x0021, 0x0023),
+    (0x0025, 0x002A),
+    (0x002C, 0x002F),
+    (0x003A, 0x003B),
+    (0x003F, 0x0040),
+    (0x005B, 0x005D),
+    (0x005F, 0x005F),
+    (0x007B, 0x007B),
+    (0x007D, 0x007D),
+    (0x00A1, 0x00A1),
+    (0x00A7, 0x00A7),
+    (0x00AB, 0x00AB),
+    (0x00B6, 0x00B7),
+    (0x00BB, 0x00BB),
+    (0x00BF, 0x00BF),
+    (0x037E, 0x037E),
+    (0x0387, 0x0387),
+    (0x055A, 0x055F),
+    (0x0589, 0x058A),
+    (0x05BE, 0x05BE),
+    (0x05C0, 0x05C0),
+    (0x05C3, 0x05C3),
+    (0x05C6, 0x05C6),
+    (0x05F3, 0x05F4),
+    (0x0609, 0x060A),
+    (0x060C, 0x060D),
+    (0x061B, 0x061B),
+    (0x061D, 0x061F),
+    (0x066A, 0x066D),
+    (0x06D4, 0x06D4),
+    (0x0700, 0x070D),
+    (0x07F7, 0x07F9),
+    (0x0830, 0x083E),
+    (0x085E, 0x085E),
+    (0x0964, 0x0965),
+    (0x0970, 0x0970),
+    (0x09FD, 0x09FD),
+    (0x0A76, 0x0A76),
+    (0x0AF0, 0x0AF0),
+    (0x0C77, 0x0C77),
+    (0x0C84, 0x0C84),
+    (0x0DF4, 0x0DF4),
+    (0x0E4F, 0x0E4F),
+    (0x0E5A, 0x0E5B),
+    (0x0F04, 0x0F12),
+    (0x0F14, 0x0F14),
+    (0x0F3A, 0x0F3D),
+    (0x0F85, 0x0F85),
+    (0x0FD0, 0x0FD4),
+    (0x0FD9, 0x0FDA),
+    (0x104A, 0x104F),
+    (0x10FB, 0x10FB),
+    (0x1360, 0x1368),
+    (0x1400, 0x1400),
+    (0x166E, 0x166E),
+    (0x169B, 0x169C),
+    (0x16EB, 0x16ED),
+    (0x1735, 0x1736),
+    (0x17D4, 0x17D6),
+    (0x17D8, 0x17DA),
+    (0x1800, 0x180A),
+    (0x1944, 0x1945),
+    (0x1A1E, 0x1A1F),
+    (0x1AA0, 0x1AA6),
+    (0x1AA8, 0x1AAD),
+    (0x1B5A, 0x1B60),
+    (0x1B7D, 0x1B7E),
+    (0x1BFC, 0x1BFF),
+    (0x1C3B, 0x1C3F),
+    (0x1C7E, 0x1C7F),
+    (0x1CC0, 0x1CC7),
+    (0x1CD3, 0x1CD3),
+    (0x2010, 0x2027),
+    (0x2030, 0x2043),
+    (0x2045, 0x2051),
+    (0x2053, 0x205E),
+    (0x207D, 0x207E),
+    (0x208D, 0x208E),
+    (0x2308, 0x230B),
+    (0x2329, 0x232A),
+    (0x2768, 0x2775),
+    (0x27C5, 0x27C6),
+    (0x27E6, 0x27EF),
+    (0x2983, 0x2998),
+    (0x29D8, 0x29DB),
+    (0x29FC, 0x29FD),
+    (0x2CF9, 0x2CFC),
+    (0x2CFE, 0x2CFF),
+    (0x2D70, 0x2D70),
+    (0x2E00, 0x2E2E),
+    (0x2E30, 0x2E4F),
+    (0x2E52, 0x2E5D),
+    (0x3001, 0x3003),
+    (0x3008, 0x3011),
+    (0x3014, 0x301F),
+    (0x3030, 0x3030),
+    (0x303D, 0x303D),
+    (0x30A0, 0x30A0),
+    (0x30FB, 0x30FB),
+    (0xA4FE, 0xA4FF),
+    (0xA60D, 0xA60F),
+    (0xA673, 0xA673),
+    (0xA67E, 0xA67E),
+    (0xA6F2, 0xA6F7),
+    (0xA874, 0xA877),
+    (0xA8CE, 0xA8CF),
+    (0xA8F8, 0xA8FA),
+    (0xA8FC, 0xA8FC),
+    (0xA92E, 0xA92F),
+    (0xA95F, 0xA95F),
+    (0xA9C1, 0xA9CD),
+    (0xA9DE, 0xA9DF),
+    (0xAA5C, 0xAA5F),
+    (0xAADE, 0xAADF),
+    (0xAAF0, 0xAAF1),
+    (0xABEB, 0xABEB),
+    (0xFD3E, 0xFD3F),
+    (0xFE10, 0xFE19),
+    (0xFE30, 0xFE52),
+    (0xFE54, 0xFE61),
+    (0xFE63, 0xFE63),
+    (0xFE68, 0xFE68),
+    (0xFE6A, 0xFE6B),
+    (0xFF01, 0xFF03),
+    (0xFF05, 0xFF0A),
+    (0xFF0C, 0xFF0F),
+    (0xFF1A, 0xFF1B),
+    (0xFF1F, 0xFF20),
+    (0xFF3B, 0xFF3D),
+    (0xFF3F, 0xFF3F),
+    (0xFF5B, 0xFF5B),
+    (0xFF5D, 0xFF5D),
+    (0xFF5F, 0xFF65),
+    (0x10100, 0x10102),
+    (0x1039F, 0x1039F),
+    (0x103D0, 0x103D0),
+    (0x1056F, 0x1056F),
+    (0x10857, 0x10857),
+    (0x1091F, 0x1091F),
+    (0x1093F, 0x1093F),
+    (0x10A50, 0x10A58),
+    (0x10A7F, 0x10A7F),
+    (0x10AF0, 0x10AF6),
+    (0x10B39, 0x10B3F),
+    (0x10B99, 0x10B9C),
+    (0x10EAD, 0x10EAD),
+    (0x10F55, 0x10F59),
+    (0x10F86, 0x10F89),
+    (0x11047, 0x1104D),
+    (0x110BB, 0x110BC),
+    (0x110BE, 0x110C1),
+    (0x11140, 0x11143),
+    (0x11174, 0x11175),
+    (0x111C5, 0x111C8),
+    (0x111CD, 0x111CD),
+    (0x111DB, 0x111DB),
+    (0x111DD, 0x111DF),
+    (0x11238, 0x1123D),
+    (0x112A9, 0x112A9),
+    (0x1144B, 0x1144F),
+    (0x1145A, 0x1145B),
+    (0x1145D, 0x1145D),
+    (0x114C6, 0x114C6),
+    (0x115C1, 0x115D7),
+    (0x11641, 0x11643),
+    (0x11660, 0x1166C),
+    (0x116B9, 0x116B9),
+    (0x1173C, 0x1173E),
+    (0x1183B, 0x1183B),
+    (0x11944, 0x11946),
+    (0x119E2, 0x119E2),
+    (0x11A3F, 0x11A46),
+    (0x11A9A, 0x11A9C),
+    (0x11A9E, 0x11AA2),
+    (0x11C41, 0x11C45),
+    (0x11C70, 0x11C71),
+    (0x11EF7, 0x11EF8),
+    (0x11FFF, 0x11FFF),
+    (0x12470, 0x12474),
+    (0x12FF1, 0x12FF2),
+    (0x16A6E, 0x16A6F),
+    (0x16AF5, 0x16AF5),
+    (0x16B37, 0x16B3B),
+    (0x16B44, 0x16B44),
+    (0x16E97, 0x16E9A),
+    (0x16FE2, 0x16FE2),
+    (0x1BC9F, 0x1BC9F),
+    (0x1DA87, 0x1DA8B),
+    (0x1E95E, 0x1E95F),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_are_in_their_classes() {
+        assert!(is_letter('é') && is_letter('ж') && is_letter('字') && !is_letter('1') && !is_letter('_'));
+        assert!(is_lower('ß') && !is_upper('ß') && is_upper('Ä') && is_lower('字') && is_upper('字'));
+        assert!(is_icon('©') && is_icon('😀') && !is_icon('•') && !is_icon('a'));
+        assert!(is_full_stop('。') && is_full_stop('?') && !is_full_stop(',') && is_terminal('។'));
+        assert!(is_symbol('…') && is_symbol('_') && !is_symbol('•') && is_punctuation('•') && !is_punctuation('$'));
+        assert!(is_space('\u{1F}') && is_space('\u{3000}') && !is_space('\u{200B}'));
+    }
+
+    #[test]
+    fn unspaced_characters_stand_alone() {
+        assert_eq!(unspaced_apart("GPT模型v2").collect::<Vec<_>>(), ["GPT", "模", "型", "v2"]);
+        assert_eq!(unspaced_apart("").count(), 0);
+    }
+
+    #[test]
+    fn every_white_space_begins_with_a_byte_of_the_table() {
+        for c in (0..=char::MAX as u32).filter_map(char::from_u32) {
+            let class = SPACE_BYTES[usize::from(c.encode_utf8(&mut [0; 4]).as_bytes()[0])];
+            assert!(if is_space(c) { class > 0 } else { class != 1 }, "{c:?}");
+        }
+    }
+}
