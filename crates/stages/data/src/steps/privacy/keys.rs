@@ -177,7 +177,12 @@ fn pem(text: &Text<'_>, start: usize, body: usize) -> Option<Span> {
         return None;
     }
     let last = format!("-----END {name}-----");
-    let at = rest.find(&last)?;
+    // The next line of the kind has to be the one that ends it: so that what has only beginnings takes no longer.
+    let head = name.len() + "-----".len();
+    let at = head + rest.get(head..)?.find("-----")?;
+    if !rest[at..].starts_with(&last) {
+        return None;
+    }
     Some(Span::new(start, body + at + last.len()))
 }
 
