@@ -14,6 +14,9 @@ const HEADING_SIGNS: [&str; 5] = ["¶", "§", "#", "🔗", "&para;"];
 /// The longest name of a programming language.
 const LONGEST_LANGUAGE: usize = 20;
 
+/// Marks are not nested deeper: each level copies its text.
+const MAX_MARKS: usize = 3;
+
 /// Walks over a page and writes what is not dropped.
 pub struct Renderer<'p, 'a> {
     pub tree: &'p Tree<'a>,
@@ -24,12 +27,14 @@ pub struct Renderer<'p, 'a> {
     heading: Option<(usize, usize, usize)>,
     /// Something was dropped since then.
     gone: bool,
+    /// How many marked elements are around.
+    marked: usize,
 }
 
 impl<'p, 'a> Renderer<'p, 'a> {
     pub fn new(tree: &'p Tree<'a>, dropped: &'p [bool], settings: &'p Extract) -> Self {
         let writer = Writer::new(tree.source.len() / 4);
-        Self { tree, dropped, settings, writer, heading: None, gone: false }
+        Self { tree, dropped, settings, writer, heading: None, gone: false, marked: 0 }
     }
 
     /// The whole page.
@@ -207,11 +212,13 @@ impl<'p, 'a> Renderer<'p, 'a> {
 
     /// An element in a line between two signs, which stand beside its words; without them around blocks and around nothing.
     fn marked(&mut self, i: usize, before: &str, behind: &str) {
-        if self.tree.inside(i).any(|i| !self.tree.nodes[i].tag.is_inline()) {
+        if self.marked == MAX_MARKS || self.tree.inside(i).any(|i| !self.tree.nodes[i].tag.is_inline()) {
             return self.children(i);
         }
         let outer = std::mem::replace(&mut self.writer, Writer::flat());
+        self.marked += 1;
         self.children(i);
+        self.marked -= 1;
         let inner = std::mem::replace(&mut self.writer, outer);
         let (space_before, space_behind) = inner.spaces();
         let text = inner.finish();
