@@ -3,7 +3,7 @@
 //!     cargo run --release -p cupola-data --example bench_extract -- pages.jsonl texts.jsonl [rounds] [settings in TOML]
 //!
 //! `pages.jsonl` has records with `id` and `html`, all in memory before the clock starts. The texts are written with their
-//! `id`; the last line on the standard output is JSON: pages, bytes, and pages and bytes per second of one core.
+//! `id`, their fields and the step's verdict; on the standard output come `pages` and `megabytes` per second of one core, as JSON.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -42,11 +42,11 @@ fn main() -> Result<()> {
         out.push_str(&format!("{row}\n"));
     }
     std::fs::write(texts, out).context(|| format!("cannot write {texts}"))?;
-    let row = json!({
-        "pages": documents.len(), "bytes": bytes, "seconds": seconds,
-        "pages_per_second": documents.len() as f64 / seconds, "mb_per_second": bytes as f64 / 1e6 / seconds,
-    });
-    writeln!(std::io::stdout(), "{row}").context(|| "cannot write".to_owned())
+    for (name, value) in [("pages", documents.len() as f64), ("megabytes", bytes as f64 / 1e6)] {
+        let row = json!({"name": name, "value": value / seconds});
+        writeln!(std::io::stdout(), "{row}").context(|| "cannot write".to_owned())?;
+    }
+    Ok(())
 }
 
 fn extract(step: &dyn Each, mut document: Document) -> (Document, Verdict) {

@@ -91,6 +91,11 @@ pub trait Each: Send + Sync {
         Ok(())
     }
 
+    /// The files whose items it looks for in documents, once it is ready.
+    fn looked_for(&self) -> &[String] {
+        &[]
+    }
+
     /// Judges a document, and may change it. A panic sets the document aside.
     fn apply(&self, document: &mut Document, notes: &mut Notes) -> Verdict;
 }

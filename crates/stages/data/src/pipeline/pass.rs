@@ -233,9 +233,20 @@ impl<'a, 'p> Part<'a, 'p> {
                 _ => write_file(&file, &self.keys.sketch)?,
             }
         }
-        for (step, notes) in self.notes.iter().enumerate().filter(|(_, notes)| !notes.counts().is_empty()) {
-            self.report.note(step, notes);
+        let mut records = None;
+        for (step, notes) in self.notes.iter().enumerate() {
+            if !notes.counts().is_empty() {
+                self.report.note(step, notes);
+            }
+            for (kind, record) in notes.records() {
+                let lines = match &mut records {
+                    Some(lines) => lines,
+                    None => records.insert(Lines::create(self.id.file(dir, "records"))?),
+                };
+                lines.write(&(kind, record))?;
+            }
         }
+        records.map_or(Ok(()), Lines::finish)?;
         Description { last, report: self.report, emitted }.write(dir, self.id)
     }
 }

@@ -1,25 +1,36 @@
 //! All steps. A new one is a file here and a line in [`ALL`].
 
+mod boilerplate_lines;
+mod chinese;
+mod classifier;
 mod cut;
 mod decontaminate;
-mod classifier;
 mod dedup;
 mod extract;
 mod filters;
+mod kind;
+mod language;
 mod lists;
 mod normalize;
-mod word_hashes;
-mod words;
 mod privacy;
+mod word_hashes;
+mod perplexity;
+mod words;
 
 use crate::step::Kind;
 
 pub use decontaminate::{HITS, hit_items};
+pub use classifier::{Model as LinearClassifier, Training as ClassifierTraining};
+pub use perplexity::{Model as NgramModel, Perplexity};
 
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[
     extract::EXTRACT,
+    boilerplate_lines::BOILERPLATE_LINES,
     normalize::NORMALIZE,
+    language::LANGUAGE,
+    kind::KIND,
+    chinese::CHINESE,
     privacy::PRIVACY,
     filters::gopher_repetition::GOPHER_REPETITION,
     filters::gopher_quality::GOPHER_QUALITY,
@@ -27,6 +38,7 @@ pub const ALL: &[Kind] = &[
     filters::fineweb::FINEWEB,
     dedup::url::URL_DUPLICATES,
     classifier::CLASSIFIER,
+    perplexity::PERPLEXITY,
     lists::word_list::WORD_LIST,
     lists::c4_bad_words::C4_BAD_WORDS,
     lists::url_filter::URL_FILTER,

@@ -122,6 +122,10 @@ impl Each for Decontaminate {
         Ok(())
     }
 
+    fn looked_for(&self) -> &[String] {
+        &self.files
+    }
+
     fn apply(&self, document: &mut Document, notes: &mut Notes) -> Verdict {
         let words = word_hashes(&document.text);
         let mut overlaps: Vec<Overlap> = self.indices.iter().flat_map(|index| index.overlaps(&words)).collect();

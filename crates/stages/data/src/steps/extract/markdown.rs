@@ -79,7 +79,11 @@ impl<'p, 'a> Renderer<'p, 'a> {
             Br => self.writer.line(),
             H1 | H2 | H3 | H4 | H5 | H6 => self.heading(i, tag.heading().unwrap_or(1)),
             Pre | Xmp | Plaintext => self.code_block(i),
-            Code | Tt | Kbd | Samp => self.code(i),
+            Code | Tt | Kbd | Samp if self.settings.marks => self.code(i),
+            Em | I | Strong | B if self.settings.marks => {
+                let sign = if matches!(tag, Em | I) { "*" } else { "**" };
+                self.marked(i, sign, sign);
+            }
             Ul | Ol | Dir | Menu => self.list(i, tag == Ol),
             Li => {
                 self.writer.tight_line();
@@ -198,11 +202,26 @@ impl<'p, 'a> Renderer<'p, 'a> {
         }
         let target = self.tree.attribute(&self.tree.nodes[i], "href").map(|target| decode(target.trim(), true));
         let Some(target) = target.filter(|target| is_address(target)) else { return self.children(i) };
-        let text = self.flat(i);
-        match text.trim() {
-            "" => self.writer.plain(&text),
-            shown => {
-                self.writer.verbatim(&format!("[{shown}]({target})"));
+        self.marked(i, "[", &format!("]({target})"));
+    }
+
+    /// An element in a line between two signs, which stand beside its words; without them around blocks and around nothing.
+    fn marked(&mut self, i: usize, before: &str, behind: &str) {
+        if self.tree.inside(i).any(|i| !self.tree.nodes[i].tag.is_inline()) {
+            return self.children(i);
+        }
+        let outer = std::mem::replace(&mut self.writer, Writer::flat());
+        self.children(i);
+        let inner = std::mem::replace(&mut self.writer, outer);
+        let (space_before, space_behind) = inner.spaces();
+        let text = inner.finish();
+        if space_before || text.is_empty() && space_behind {
+            self.writer.space();
+        }
+        if !text.is_empty() {
+            self.writer.verbatim(&format!("{before}{text}{behind}"));
+            if space_behind {
+                self.writer.space();
             }
         }
     }

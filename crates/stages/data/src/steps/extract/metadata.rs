@@ -69,6 +69,11 @@ fn is_date(date: &str) -> bool {
     date.len() <= 64 && digits(4) && date.as_bytes().get(4).is_none_or(|b| !b.is_ascii_digit() || digits(8))
 }
 
+/// JSON-LD.
+fn is_description(tree: &Tree<'_>, script: &Node) -> bool {
+    tree.attribute(script, "type").is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/ld+json"))
+}
+
 #[derive(Default)]
 struct Page {
     /// Names in lower case and contents.
@@ -102,15 +107,10 @@ impl Page {
                     self.time = tree.attribute(node, "datetime").map(|date| date.trim().to_owned());
                 }
                 Tag::A | Tag::Link => self.look_at_link(tree, i),
-                Tag::Script if descriptions < MAX_DESCRIPTIONS => {
-                    if tree
-                        .attribute(node, "type")
-                        .is_some_and(|t| t.trim().eq_ignore_ascii_case("application/ld+json"))
-                    {
-                        descriptions += 1;
-                        let json = tree.inside(i).next().map_or("", |text| tree.raw(&tree.nodes[text]));
-                        self.described.look_at(json);
-                    }
+                Tag::Script if descriptions < MAX_DESCRIPTIONS && is_description(tree, node) => {
+                    descriptions += 1;
+                    let json = tree.inside(i).next().map_or("", |text| tree.raw(&tree.nodes[text]));
+                    self.described.look_at(json);
                 }
                 _ => {}
             }

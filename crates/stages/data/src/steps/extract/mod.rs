@@ -66,6 +66,8 @@ pub struct Extract {
     pub tables: bool,
     /// `"text"` or `"markdown"`, `[text](address)`.
     pub links: Links,
+    /// Code inside of a line stands in backticks, emphasis in asterisks.
+    pub marks: bool,
     /// Readers' comments are content too.
     pub comments: bool,
     /// `"precision"`, `"balanced"` or `"recall"`.
@@ -74,7 +76,7 @@ pub struct Extract {
 
 impl Default for Extract {
     fn default() -> Self {
-        Self { tables: true, links: Links::Text, comments: false, favor: Favor::Balanced }
+        Self { tables: true, links: Links::Text, marks: false, comments: false, favor: Favor::Balanced }
     }
 }
 

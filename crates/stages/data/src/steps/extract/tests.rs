@@ -32,7 +32,7 @@ fn blocks_become_markdown() {
         ("<dl><dt>term<dd>meaning<dt>other<dd>one</dl>", "term\n: meaning\n\nother\n: one"),
         ("<blockquote><p>a</p><p>b</p></blockquote>", "> a\n>\n> b"),
         ("<p>a<ul><li>b<li>c</ul>d", "a\n\n- b\n- c\n\nd"),
-        ("use <code>a &lt; b</code> or <kbd>x`y</kbd>", "use `a < b` or `` x`y ``"),
+        ("use <code>a &lt; b</code> or <b>not</b>", "use a < b or not"),
         ("x<sub>2</sub> &amp; caf&eacute;&nbsp;&shy;!", "x2 & café !"),
         ("<ruby>漢<rp>(</rp><rt>kan</rt><rp>)</rp></ruby>字", "漢字"),
     ] {
@@ -97,8 +97,22 @@ fn formulas_are_tex() {
 }
 
 #[test]
+fn marks_stand_beside_their_words() {
+    let marks = Extract { marks: true, ..Extract::default() };
+    for (html, expected) in [
+        ("use <code>a &lt; b</code> or <kbd>x`y</kbd>", "use `a < b` or `` x`y ``"),
+        ("a<em> b c </em>d <b>e</b>.<i> </i>f", "a *b c* d **e**. f"),
+        ("<b>a<p>b</p></b>", "a\n\nb"),
+        ("a <b><i>b</i></b>", "a ***b***"),
+    ] {
+        let page = format!("<p>{PROSE}</p><div>{html}</div><p>{PROSE}</p>");
+        assert_eq!(marks.page(&page).text, format!("{PROSE}\n\n{expected}\n\n{PROSE}"), "{html}");
+    }
+}
+
+#[test]
 fn links_are_text_or_markdown() {
-    let page = format!("<p>{PROSE} See <a href='b?x=1&amp;y'>the <b>book</b></a> or <a href=#n>here</a>.</p>");
+    let page = format!("<p>{PROSE} See<a href='b?x=1&amp;y'> the <b>book</b></a> or <a href=#n>here</a>.</p>");
     assert!(text(&page).ends_with("See the book or here."));
     let links = Extract { links: Links::Markdown, ..Extract::default() };
     assert!(links.page(&page).text.ends_with("See [the book](b?x=1&y) or here."));
@@ -240,7 +254,8 @@ fn mutated_pages_are_read_without_panic_and_give_little_more_than_they_have() {
         let html: String = page.into_iter().collect();
         let favor = [Favor::Precision, Favor::Balanced, Favor::Recall][round % 3];
         let links = [Links::Text, Links::Markdown][round % 2];
-        let got = Extract { favor, links, comments: round % 5 == 0, tables: true }.page(&html).text;
+        let got =
+            Extract { favor, links, comments: round % 5 == 0, tables: true, marks: round % 7 < 3 }.page(&html).text;
         assert!(got.len() <= 24 * html.len() + 100, "{} bytes of {}", got.len(), html.len());
     }
 }

@@ -30,6 +30,7 @@ pub struct Writer {
     last_indent: usize,
     /// Everything in one line: the cell of a table.
     flat: bool,
+    led_by_space: bool,
     scratch: String,
 }
 
@@ -43,6 +44,7 @@ impl Writer {
             lead_at: 0,
             last_indent: 0,
             flat: false,
+            led_by_space: false,
             scratch: String::new(),
         }
     }
@@ -55,6 +57,11 @@ impl Writer {
     /// What was written.
     pub fn finish(self) -> String {
         self.out
+    }
+
+    /// Whether white space came before the first word of a writer of one line, and after the last.
+    pub fn spaces(&self) -> (bool, bool) {
+        (self.led_by_space, self.gap != Gap::None)
     }
 
     /// Everything goes into one line.
@@ -130,6 +137,7 @@ impl Writer {
     /// Writes the gap and the lead.
     fn begin(&mut self) {
         if self.out.is_empty() {
+            self.led_by_space = self.gap != Gap::None;
             self.out.push_str(&self.indent[..self.indent_of_line()]);
         } else {
             match self.gap {

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use cupola_records::Document;
 use serde::{Deserialize, Serialize};
 
-use super::lines::{repeated, share, strip};
+use super::lines::{between_line_feeds, repeated, share, strip};
 use crate::step::{Each, Kind, Notes, Verdict, first_reason};
 use crate::steps::words::{Splitting, Table, is_terminal, with_words};
 
@@ -68,7 +68,7 @@ impl Each for FineWeb {
 impl FineWeb {
     /// Keep or drop.
     fn check(&self, text: &str, seen: &mut Table) -> Verdict {
-        let visible = || text.split('\n').filter(|line| !strip(line).is_empty());
+        let visible = || between_line_feeds(text).filter(|line| !strip(line).is_empty());
         let (mut all, mut full, mut short) = (0, 0, 0);
         for line in visible() {
             all += 1;

@@ -2,6 +2,7 @@
 
 use cupola_artifact::Result;
 use cupola_records::Document;
+use memchr::memmem::find_iter;
 use serde::{Deserialize, Serialize};
 
 use super::lines::{lines, share};
@@ -101,13 +102,14 @@ impl GopherQuality {
         let counts = self.count(words);
         let mean = share(counts.characters, counts.full);
         let symbols = |n: usize| self.max_symbol_word_ratio != 0.0 && share(n, counts.all) > self.max_symbol_word_ratio;
+        let ellipses = find_iter(text.as_bytes(), "...").count() + find_iter(text.as_bytes(), "…").count();
         let verdict = first_reason(&[
             (counts.full < self.min_doc_words, "gopher_short_doc"),
             (self.max_doc_words != 0 && counts.full > self.max_doc_words, "gopher_long_doc"),
             (mean < self.min_avg_word_length, "gopher_below_avg_threshold"),
             (self.max_avg_word_length != 0.0 && mean > self.max_avg_word_length, "gopher_above_avg_threshold"),
-            (symbols(text.matches('#').count()), "gopher_too_many_hashes"),
-            (symbols(text.matches("...").count() + text.matches('…').count()), "gopher_too_many_ellipsis"),
+            (symbols(text.bytes().filter(|b| *b == b'#').count()), "gopher_too_many_hashes"),
+            (symbols(ellipses), "gopher_too_many_ellipsis"),
         ]);
         if verdict != Verdict::Keep {
             return verdict;

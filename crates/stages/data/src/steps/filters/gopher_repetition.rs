@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use cupola_artifact::{Error, Result};
 use cupola_records::Document;
+use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 
 use super::lines::{repeated, share, strip};
@@ -133,11 +134,11 @@ impl GopherRepetition {
 
 /// What stands between runs of at least `n` line feeds; at least one part.
 fn between_runs(text: &str, n: usize) -> impl Iterator<Item = &str> {
-    let ends = if n == 1 { "\n" } else { "\n\n" };
+    let ends = Finder::new(if n == 1 { "\n" } else { "\n\n" });
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
-        let Some(end) = text.find(ends) else { return rest.take() };
+        let Some(end) = ends.find(text.as_bytes()) else { return rest.take() };
         rest = Some(text[end..].trim_start_matches('\n'));
         Some(&text[..end])
     })

@@ -1,5 +1,6 @@
 //! What several filters ask of a text's lines.
 
+use memchr::memchr;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::steps::words::{Table, is_space};
@@ -12,11 +13,22 @@ pub fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text).filter(|text| !text.is_empty());
     std::iter::from_fn(move || {
         let text = rest?;
-        let end = if rare_ones { text.find(is_line_end) } else { text.find('\n') };
+        let end = if rare_ones { text.find(is_line_end) } else { memchr(b'\n', text.as_bytes()) };
         let Some(end) = end else { return rest.take() };
         let after =
             if text[end..].starts_with("\r\n") { 2 } else { text[end..].chars().next().map_or(1, char::len_utf8) };
         rest = Some(&text[end + after..]).filter(|text| !text.is_empty());
+        Some(&text[..end])
+    })
+}
+
+/// What stands between line feeds, as `split('\n')` gives it.
+pub fn between_line_feeds(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = memchr(b'\n', text.as_bytes()) else { return rest.take() };
+        rest = Some(&text[end + 1..]);
         Some(&text[..end])
     })
 }

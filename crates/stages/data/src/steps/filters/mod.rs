@@ -9,12 +9,16 @@ mod ngrams;
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failing test should panic")]
+mod golden;
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failing test should panic")]
 mod tests {
     use cupola_records::Document;
 
     use crate::step::{Kind, Notes, Setting, Verdict, Work};
 
-    const FILTERS: [&Kind; 4] = [
+    pub const FILTERS: [&Kind; 4] = [
         &super::gopher_repetition::GOPHER_REPETITION,
         &super::gopher_quality::GOPHER_QUALITY,
         &super::c4::C4_PAGES,

@@ -195,13 +195,17 @@ fn time_is_linear_on_text_made_to_be_slow() {
         "=:",
         "A1",
     ] {
+        // The best of several, since others may use the machine.
         let time = |bytes: usize| {
             let text = part.repeat(bytes / part.len());
-            let start = Instant::now();
-            std::hint::black_box(scanner.find(&text));
-            start.elapsed().as_secs_f64()
+            let once = |_| {
+                let start = Instant::now();
+                std::hint::black_box(scanner.find(&text));
+                start.elapsed().as_secs_f64()
+            };
+            (0..7).map(once).fold(f64::MAX, f64::min)
         };
-        let (short, long) = (time(50_000).min(time(50_000)), time(400_000));
+        let (short, long) = (time(20_000), time(160_000));
         assert!(long < 0.05 + 40.0 * short, "{part}: {short} s, then {long} s");
     }
 }

@@ -14,8 +14,14 @@ const UNITS: &str = "km² km³ km m² m³ dm² dm³ dm cm² cm³ cm mm² mm³ mm
     mbar mb MB kb KB gb GB tb TB g t T G M K m % км² км³ км м² м³ дм² дм³ дм см² см³ см мм² мм³ мм нм кг мг м/с км/ч кПа Па мбар \
     Кб КБ кб Мб МБ мб Гб ГБ гб Тб ТБ тбكم г м كم² كم³ كم م² م³ سم² سم³ سم مم² مم³ مم غرام جرام جم كغ ملغ كوب اكواب م";
 
+/// Bytes of the longest unit.
+const LONGEST_UNIT: usize = 12;
+
 /// Calls `word` with the words of `chunk`, which has no white space in it, in order.
 pub fn divide<'a>(chunk: &'a str, scratch: &mut Vec<&'a str>, word: &mut impl FnMut(&'a str)) {
+    if chunk.bytes().all(|b| b.is_ascii_alphabetic()) && !exceptions::contains(chunk) {
+        return word(chunk);
+    }
     scratch.clear();
     divide_by_rules(chunk, true, scratch);
     join_exceptions(chunk, scratch, word);
@@ -133,11 +139,11 @@ fn dot_suffix(text: &str) -> usize {
     usize::from(ends)
 }
 
-/// The longest of `endings` that the text ends in right after a digit.
-fn after_digit<'u>(text: &str, endings: impl Iterator<Item = &'u str>) -> usize {
-    let fits =
-        |ending: &&str| text.strip_suffix(*ending).is_some_and(|rest| rest.ends_with(|c: char| c.is_ascii_digit()));
-    endings.filter(fits).map(str::len).max().unwrap_or(0)
+/// The length of what follows the last digit, where that is one of `endings`, which have no digits.
+fn after_digit<'u>(text: &str, mut endings: impl Iterator<Item = &'u str>) -> usize {
+    let Some(digit) = text.bytes().rposition(|b| b.is_ascii_digit()) else { return 0 };
+    let end = &text[digit + 1..];
+    if end.len() <= LONGEST_UNIT && endings.any(|ending| ending == end) { end.len() } else { 0 }
 }
 
 /// Divides what has nothing left to take off, unless it is an address.

@@ -45,6 +45,9 @@ const FULL_STOP: u8 = 8;
 
 impl Entry {
     fn new(text: &str) -> Self {
+        if text.bytes().all(|b| b.is_ascii_alphabetic()) {
+            return Self { hash: hash(text), chars: u32::try_from(text.len()).unwrap_or(u32::MAX), kind: ALPHABETIC };
+        }
         let all = |class: fn(char) -> bool| text.chars().all(class);
         let mut full_stop = text.chars();
         let kind = [
@@ -91,7 +94,9 @@ pub fn hash(word: &str) -> u64 {
 pub struct Words {
     ids: Vec<u32>,
     text: Option<(u64, usize, Splitting)>,
-    lexicon: Lexicon,
+    splitting: Splitting,
+    /// One for each splitting, so that steps that differ do not make each other forget.
+    lexicons: [Lexicon; 2],
 }
 
 impl Words {
@@ -102,26 +107,38 @@ impl Words {
 
     /// The words, in the text's order.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
-        self.ids.iter().map(|id| self.lexicon.entries[*id as usize])
-    }
-
-    /// What is known of a word.
-    pub fn entry(&self, id: u32) -> Entry {
-        self.lexicon.entries[id as usize]
+        let entries = &self.lexicons[self.splitting as usize].entries;
+        self.ids.iter().map(|id| entries[*id as usize])
     }
 
     /// How many different words there may be: all numbers are below.
     pub fn numbers(&self) -> usize {
-        self.lexicon.entries.len()
+        self.lexicons[self.splitting as usize].entries.len()
+    }
+
+    fn forget(&mut self) {
+        self.text = None;
+        self.ids.clear();
+    }
+
+    /// The lexicon of a splitting, emptied where it has grown too large.
+    fn lexicon(&mut self, splitting: Splitting) -> &mut Lexicon {
+        if self.lexicons[splitting as usize].is_full() {
+            // The numbers of the last text's words mean nothing then.
+            self.forget();
+            self.lexicons[splitting as usize].clear();
+        }
+        &mut self.lexicons[splitting as usize]
     }
 
     fn divide(&mut self, text: &str, splitting: Splitting) {
         let key = (xxh3_64(text.as_bytes()), text.len(), splitting);
         if self.text != Some(key) {
-            self.text = None;
-            self.ids.clear();
-            self.lexicon.start(splitting);
-            chunks(text, |chunk| self.lexicon.push(chunk, &mut self.ids));
+            self.forget();
+            self.splitting = splitting;
+            self.lexicon(splitting);
+            let (lexicon, ids) = (&mut self.lexicons[splitting as usize], &mut self.ids);
+            chunks(text, |chunk| lexicon.push(chunk, splitting, ids));
             self.text = Some(key);
         }
     }
@@ -129,7 +146,7 @@ impl Words {
 
 thread_local! {
     static WORDS: RefCell<Words> = RefCell::default();
-    static SENTENCES: RefCell<(Lexicon, Vec<u32>)> = RefCell::default();
+    static CHUNK: RefCell<Vec<u32>> = RefCell::default();
 }
 
 /// Gives the words of a text to `look`.
@@ -142,14 +159,18 @@ pub fn with_words<R>(text: &str, splitting: Splitting, look: impl FnOnce(&Words)
 
 /// Counts sentences up to `most`: they end in a full stop and the punctuation after it.
 pub fn count_sentences(text: &str, most: usize) -> usize {
-    SENTENCES.with_borrow_mut(|(lexicon, ids)| {
-        lexicon.start(Splitting::English);
+    WORDS.with_borrow_mut(|words| CHUNK.with_borrow_mut(|ids| words.count_sentences(text, most, ids)))
+}
+
+impl Words {
+    fn count_sentences(&mut self, text: &str, most: usize, ids: &mut Vec<u32>) -> usize {
+        let lexicon = self.lexicon(Splitting::English);
         let (mut sentences, mut full_stop) = (usize::from(!text.trim_matches(is_space).is_empty()), false);
         let mut end_of_last = 0;
         chunks(text, |chunk| {
             let start = chunk.as_ptr() as usize - text.as_ptr() as usize;
             // More than one space between words begins a sentence like a word.
-            if full_stop && start > 0 && text[end_of_last..start] != *" " {
+            if full_stop && text[end_of_last..start] != *" " {
                 sentences += 1;
                 full_stop = false;
             }
@@ -158,7 +179,7 @@ pub fn count_sentences(text: &str, most: usize) -> usize {
                 return;
             }
             ids.clear();
-            lexicon.push(chunk, ids);
+            lexicon.push(chunk, Splitting::English, ids);
             for entry in ids.iter().map(|id| lexicon.entries[*id as usize]) {
                 if entry.is_full_stop() {
                     full_stop = true;
@@ -169,7 +190,7 @@ pub fn count_sentences(text: &str, most: usize) -> usize {
             }
         });
         sentences.min(most)
-    })
+    }
 }
 
 /// Calls `chunk` with what stands between white space.
@@ -207,30 +228,31 @@ struct Lexicon {
     chunks: Table,
     /// Number of words, then the words.
     lists: Vec<u32>,
-    splitting: Splitting,
+    known_chunks: usize,
 }
 
 const MANY: u32 = 1 << 31;
 /// Longer chunks are divided anew each time, in bytes.
 const LONGEST_KNOWN_CHUNK: usize = 64;
-/// What is learnt is forgotten between two texts when there are so many words: about 4 MB.
-const MOST_ENTRIES: usize = 1 << 16;
+/// What is learnt is forgotten between two texts when there are so many words: about 12 MB.
+const MOST_ENTRIES: usize = 1 << 18;
 
 impl Lexicon {
-    /// Gets ready for a text.
-    fn start(&mut self, splitting: Splitting) {
-        if self.splitting != splitting || self.entries.len() + self.lists.len() > MOST_ENTRIES {
-            self.splitting = splitting;
-            self.entries.clear();
-            self.lists.clear();
-            self.by_hash.clear();
-            self.chunks.clear();
-        }
+    fn is_full(&self) -> bool {
+        self.entries.len() + self.known_chunks > MOST_ENTRIES
+    }
+
+    fn clear(&mut self) {
+        self.known_chunks = 0;
+        self.entries.clear();
+        self.lists.clear();
+        self.by_hash.clear();
+        self.chunks.clear();
     }
 
     /// Adds a chunk's words to `ids`.
     #[inline]
-    fn push(&mut self, chunk: &str, ids: &mut Vec<u32>) {
+    fn push(&mut self, chunk: &str, splitting: Splitting, ids: &mut Vec<u32>) {
         let key = hash(chunk);
         match self.chunks.get(key) {
             Some(place) if place & MANY == 0 => ids.push(place),
@@ -239,15 +261,14 @@ impl Lexicon {
                 let words = self.lists[place] as usize;
                 ids.extend_from_slice(&self.lists[place + 1..=place + words]);
             }
-            None => self.learn(chunk, key, ids),
+            None => self.learn(chunk, key, splitting, ids),
         }
     }
 
     #[cold]
-    fn learn(&mut self, chunk: &str, key: u64, ids: &mut Vec<u32>) {
+    fn learn(&mut self, chunk: &str, key: u64, splitting: Splitting, ids: &mut Vec<u32>) {
         let before = ids.len();
-        let mut scratch = Vec::new();
-        let splitting = self.splitting;
+        let mut scratch = Vec::with_capacity(16);
         let mut word = |text: &str| ids.push(self.number(text));
         match splitting {
             Splitting::English => english::divide(chunk, &mut scratch, &mut word),
@@ -269,6 +290,7 @@ impl Lexicon {
                 }
             };
             self.chunks.get_or_insert(key, place);
+            self.known_chunks += 1;
         }
     }
 
@@ -279,5 +301,57 @@ impl Lexicon {
             self.entries.push(Entry::new(text));
         }
         id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words of a text, by what is known of them.
+    fn lengths(text: &str, splitting: Splitting) -> Vec<u32> {
+        with_words(text, splitting, |words| words.entries().map(|entry| entry.chars).collect())
+    }
+
+    #[test]
+    fn equal_words_have_equal_numbers_in_texts_that_alternate() {
+        for _ in 0..3 {
+            with_words("one two one, two", Splitting::English, |words| {
+                let ids = words.ids();
+                assert_eq!((ids.len(), ids[0], ids[1]), (5, ids[2], ids[4]));
+            });
+            assert_eq!(lengths("we 去年 left.", Splitting::Characters), [2, 1, 1, 4, 1]);
+            assert_eq!(lengths("we 去年 left.", Splitting::English), [2, 2, 4, 1]);
+            assert_eq!(count_sentences("One. Two? \"Three!\" four", 9), 4);
+        }
+    }
+
+    #[test]
+    fn what_is_learnt_stays_within_bounds() {
+        let text: String = (0..MOST_ENTRIES).map(|i| format!("q{i} ")).collect();
+        for _ in 0..2 {
+            assert_eq!(lengths(&text, Splitting::English).len(), MOST_ENTRIES);
+            assert_eq!(count_sentences("A b. C d.", 9), 2);
+            assert_eq!(lengths("a few words", Splitting::English), [1, 3, 5]);
+        }
+        WORDS.with_borrow(|words| assert!(words.lexicons[0].entries.len() < 100));
+    }
+
+    #[test]
+    fn sentences_end_in_full_stops_and_two_spaces_count_as_a_word() {
+        for (text, sentences) in [
+            ("", 0),
+            ("  ", 0),
+            ("no end", 1),
+            ("One. Two.", 2),
+            ("Mr. Smith left at 5 p.m. sharp.", 1),
+            ("He said: \"Go!\" She went...  and came.", 2),
+            ("One.  \"", 2),
+            ("One. \"", 1),
+            ("一。二 三", 1),
+        ] {
+            assert_eq!(count_sentences(text, 99), sentences, "{text}");
+        }
+        assert_eq!(count_sentences("A. B. C. D.", 2), 2);
     }
 }
