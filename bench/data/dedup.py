@@ -43,7 +43,7 @@ def write_documents(bench):
 
     folder = bench.data / "dedup"
     text = zstandard.ZstdDecompressor(max_window_size=1 << 25).stream_reader((folder / "docs.jsonl.zst").read_bytes()).read()
-    lines = text.splitlines(keepends=True)[: bench.pick(None, 1000)]
+    lines = text.splitlines(keepends=True)[: bench.pick(None, 4000)]
     path = bench.file("documents.jsonl")
     path.write_bytes(b"".join(lines))
     with open(folder / "truth.csv", encoding="utf-8") as table:
