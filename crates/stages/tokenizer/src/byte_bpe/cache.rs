@@ -3,7 +3,7 @@
 use super::merges::NONE;
 
 /// Words of more bytes are not kept.
-pub(super) const LONGEST: usize = 15;
+pub(crate) const LONGEST: usize = 15;
 
 /// Words of more tokens are not kept.
 const MOST: usize = 4;
@@ -12,8 +12,8 @@ const MOST: usize = 4;
 const PLACES: usize = 1 << 16;
 
 /// A word of at most [`LONGEST`] bytes, and its length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Word(u128);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Word(u128);
 
 impl Word {
     /// The word `bytes[start..end]`, which must be no longer than [`LONGEST`].
@@ -29,6 +29,11 @@ impl Word {
             }
         };
         Self(word | (length as u128) << 120)
+    }
+
+    /// The bytes of the word.
+    pub fn bytes(self) -> Box<[u8]> {
+        Box::from(&self.0.to_le_bytes()[..(self.0 >> 120) as usize])
     }
 
     #[inline]

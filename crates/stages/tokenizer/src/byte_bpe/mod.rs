@@ -20,7 +20,8 @@ use tokenizers::{AddedToken, NormalizedString, Normalizer, NormalizerWrapper};
 use unicode_normalization::{IsNormalized, is_nfc_quick};
 
 use added::{Added, Part};
-use cache::{Cache, Word};
+use cache::Cache;
+pub(crate) use cache::{LONGEST as LONGEST_SHORT_WORD, Word as ShortWord};
 use merges::{Merges, NONE, Workspace};
 pub(crate) use split::Words;
 
@@ -148,8 +149,8 @@ impl ByteBpe {
         let mut start = 0;
         while start < bytes.len() {
             let end = end_of(start);
-            if end - start <= cache::LONGEST {
-                let word = Word::new(bytes, start, end);
+            if end - start <= LONGEST_SHORT_WORD {
+                let word = ShortWord::new(bytes, start, end);
                 if !state.cache.get(word, out) {
                     let before = out.len();
                     self.encode_word(&bytes[start..end], &mut state.work, out);

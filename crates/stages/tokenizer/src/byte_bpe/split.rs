@@ -63,6 +63,7 @@ impl Words {
     }
 
     /// The words of a text.
+    #[cfg(test)]
     pub fn iter(self, text: &str) -> impl Iterator<Item = &str> {
         let mut start = 0;
         std::iter::from_fn(move || {
