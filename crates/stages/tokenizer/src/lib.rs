@@ -9,6 +9,7 @@ mod chat;
 mod files;
 mod gguf;
 mod layouts;
+pub mod pack;
 mod pycompat;
 mod sequence;
 mod special;

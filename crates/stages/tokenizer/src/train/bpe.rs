@@ -108,6 +108,7 @@ mod tests {
 
     use std::collections::HashSet;
 
+    use tokenizers::models::TrainerWrapper;
     use tokenizers::models::bpe::BpeTrainer;
 
     use super::*;
@@ -116,7 +117,7 @@ mod tests {
     /// What the library trains.
     fn library(texts: &[&str], special: &SpecialTokens, config: &TrainConfig) -> tokenizers::Tokenizer {
         let tokens: Vec<AddedToken> = special.all().into_iter().map(|t| AddedToken::from(t, true)).collect();
-        let mut trainer = BpeTrainer::builder()
+        let mut trainer: TrainerWrapper = BpeTrainer::builder()
             .show_progress(false)
             .vocab_size(config.vocab_size)
             .min_frequency(config.min_frequency)
