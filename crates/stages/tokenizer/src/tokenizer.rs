@@ -48,9 +48,10 @@ impl Tokenizer {
     /// Appends the tokens of plain text, as [`encode`](Self::encode) gives them.
     pub fn encode_into(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
         match &self.0.byte_bpe {
-            Some(byte_bpe) => byte_bpe.encode(text, Special::Plain, out),
-            None => Ok(out.extend_from_slice(library(&self.0.plain, text)?.get_ids())),
+            Some(byte_bpe) => byte_bpe.encode(text, Special::Plain, out)?,
+            None => out.extend_from_slice(library(&self.0.plain, text)?.get_ids()),
         }
+        Ok(())
     }
 
     /// Encodes text in which special tokens are written out, such as a rendered chat; adds none.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
-use cupola_artifact::{Context, Error, Result, human_bytes, human_count, parse_config};
+use cupola_artifact::{Error, Result, human_bytes, human_count, parse_config};
 use cupola_records::{Document, Record, Split, expand, read_records};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
