@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tokenizers::ModelWrapper;
 use tokenizers::models::unigram::Unigram;
 
+use crate::byte_bpe::ByteBpe;
 use crate::chat::{GUARD, drop_guard};
 use crate::layouts::OldLayout;
 use crate::special::{SideFiles, SpecialIds};
@@ -71,6 +72,7 @@ impl Tokenizer {
         Ok(Self(Arc::new(Inner {
             vocab_size: special.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1),
             byte_level: matches!(special.get_decoder(), Some(tokenizers::DecoderWrapper::ByteLevel(_))),
+            byte_bpe: ByteBpe::of(&root, &special)?,
             plain,
             special,
             guarded: OnceLock::new(),

@@ -3,11 +3,13 @@
 //! A tokenizer is a folder in Hugging Face's layout: `tokenizer.json`, `tokenizer_config.json`,
 //! `special_tokens_map.json`.
 
+mod byte_bpe;
 mod charsmap;
 mod chat;
 mod files;
 mod gguf;
 mod layouts;
+pub mod pack;
 mod pycompat;
 mod sequence;
 mod special;

@@ -1,8 +1,8 @@
 //! Decoding token by token.
 
 use cupola_artifact::Result;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
+use crate::byte_bpe::byte_letters;
 use crate::tokenizer::Tokenizer;
 
 /// Turns tokens into text as they come. Gives out whole characters only: a character whose bytes are spread over
@@ -112,15 +112,9 @@ fn take_characters(held: &mut Vec<u8>) -> String {
 
 /// The byte that each character of a byte-level vocabulary stands for.
 fn byte_table() -> Box<[Option<u8>]> {
-    let mut letters: Vec<char> = ByteLevel::alphabet().into_iter().collect();
-    letters.sort_unstable();
-    let largest = letters.last().map_or(0, |&c| c as usize);
-    let mut table = vec![None; largest + 1];
-    // Bytes that can be seen stand for themselves; the others follow in order from U+0100 on.
-    let hidden: Vec<u8> = (0..=255u8).filter(|&b| letters.binary_search(&char::from(b)).is_err()).collect();
-    for letter in letters {
-        let code = letter as usize;
-        table[code] = if code < 256 { u8::try_from(code).ok() } else { hidden.get(code - 256).copied() };
+    let mut table = vec![None; 0x200];
+    for (letter, byte) in byte_letters() {
+        table[letter as usize] = Some(byte);
     }
     table.into_boxed_slice()
 }

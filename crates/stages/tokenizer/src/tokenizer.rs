@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 use tokenizers::PostProcessor;
 
+use crate::byte_bpe::{ByteBpe, Special};
 use crate::special::SpecialIds;
 use crate::stream::StreamDecoder;
 use crate::template::ChatTemplate;
@@ -20,6 +21,8 @@ pub(crate) struct Inner {
     pub plain: tokenizers::Tokenizer,
     /// Turns the strings of special tokens into their ids.
     pub special: tokenizers::Tokenizer,
+    /// Encodes as both, where the tokenizer is of the kind that it knows.
+    pub byte_bpe: Option<ByteBpe>,
     /// As `special`, but drops the guard character; made when a message needs it.
     pub guarded: OnceLock<tokenizers::Tokenizer>,
     /// Puts the special tokens around a sequence.
@@ -39,12 +42,31 @@ pub(crate) struct Inner {
 impl Tokenizer {
     /// Encodes plain text: adds no special tokens and recognises none, so nobody's text can contain one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        ids_of(&self.0.plain, text)
+        self.ids_of(text, Special::Plain)
+    }
+
+    /// Appends the tokens of plain text, as [`encode`](Self::encode) gives them.
+    pub fn encode_into(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        match &self.0.byte_bpe {
+            Some(byte_bpe) => byte_bpe.encode(text, Special::Plain, out)?,
+            None => out.extend_from_slice(library(&self.0.plain, text)?.get_ids()),
+        }
+        Ok(())
     }
 
     /// Encodes text in which special tokens are written out, such as a rendered chat; adds none.
     pub fn encode_special(&self, text: &str) -> Result<Vec<u32>> {
-        ids_of(&self.0.special, text)
+        self.ids_of(text, Special::Found)
+    }
+
+    fn ids_of(&self, text: &str, special: Special) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        match (&self.0.byte_bpe, special) {
+            (Some(byte_bpe), _) => byte_bpe.encode(text, special, &mut ids)?,
+            (None, Special::Plain) => ids.extend_from_slice(library(&self.0.plain, text)?.get_ids()),
+            (None, Special::Found) => ids.extend_from_slice(library(&self.0.special, text)?.get_ids()),
+        }
+        Ok(ids)
     }
 
     /// Encodes a text as the tokenizer itself frames it, `[CLS] text [SEP]` in BERT, its special tokens where they are
@@ -175,7 +197,6 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-fn ids_of(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>> {
-    let encoding = tokenizer.encode_fast(text, false).context(|| "cannot encode a text".to_owned())?;
-    Ok(encoding.get_ids().to_vec())
+fn library(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<tokenizers::Encoding> {
+    tokenizer.encode_fast(text, false).context(|| "cannot encode a text".to_owned())
 }

@@ -3,7 +3,9 @@
 //! The same texts give the same file, on any number of threads.
 
 mod bpe;
+mod count;
 mod em;
+mod merging;
 mod pieces;
 mod special;
 mod unigram;

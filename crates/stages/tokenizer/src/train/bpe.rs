@@ -1,16 +1,15 @@
 //! Training of a byte-level BPE tokenizer.
 
-use std::collections::HashSet;
-
 use cupola_artifact::{Context, Error, Result};
 use serde_json::{Map, json};
-use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{
-    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
-};
+use tokenizers::{AddedToken, ModelWrapper};
 
+use super::count::count_words;
+use super::merging::{Learned, Limits, learn};
 use super::{SpecialTokens, TrainConfig};
+use crate::byte_bpe::byte_letters;
 use crate::special::SideFiles;
 use crate::template::TemplateSources;
 use crate::tokenizer::Tokenizer;
@@ -33,15 +32,12 @@ pub fn default_chat_template(special: &SpecialTokens) -> String {
     )
 }
 
-type BpeTokenizer =
-    tokenizers::TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
-
 /// Trains on texts. Words are split off by GPT-2's pattern (letters, digits, other signs, white space; a blank belongs
 /// to the word after it); the ids are first the special tokens, then the 256 bytes, then the merges by frequency. The
 /// vocabulary comes out smaller where the texts do not hold enough frequent pairs.
 ///
-/// The same texts give the same tokenizer, on any number of threads: of equally frequent pairs, the library merges the
-/// one with the smaller ids first.
+/// The same texts give the same tokenizer, on any number of threads, and the one that the library would train: of equally
+/// frequent pairs, the one with the smaller ids is merged first.
 pub(super) fn train(texts: &[&str], special: &SpecialTokens, config: &TrainConfig) -> Result<Tokenizer> {
     special.check()?;
     let least = 256 + special.all().len();
@@ -49,35 +45,44 @@ pub(super) fn train(texts: &[&str], special: &SpecialTokens, config: &TrainConfi
         return Err(Error::usage(format!("vocab_size = {} is too small", config.vocab_size))
             .with_hint(format!("it must be at least {least}: 256 bytes and {} special tokens", special.all().len())));
     }
-    let tokens: Vec<AddedToken> = special.all().into_iter().map(|t| AddedToken::from(t, true)).collect();
-    let mut trainer = BpeTrainer::builder()
-        .show_progress(false)
-        .vocab_size(config.vocab_size)
-        .min_frequency(config.min_frequency)
-        .initial_alphabet(ByteLevel::alphabet().into_iter().collect::<HashSet<char>>())
-        .special_tokens(tokens)
-        .build();
-    let byte_level = ByteLevel::new(false, false, true);
-    let mut tokenizer = BpeTokenizer::new(BPE::default());
-    tokenizer.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(byte_level)).with_post_processor(Some(byte_level));
+    let learned = learn_merges(texts, special, config);
     let failed = || "the training of the tokenizer failed".to_owned();
-    tokenizer.train(&mut trainer, texts.iter()).context(failed)?;
-    let (json, settings) = (to_json(tokenizer).context(failed)?, tokenizer_config(special));
+    let (json, settings) = (to_json(&learned, special).context(failed)?, tokenizer_config(special));
     let template = config.chat_template.clone().unwrap_or_else(|| default_chat_template(special));
     let templates = TemplateSources { default: Some(template), named: Vec::new() };
     Tokenizer::build(json, SideFiles { tokenizer_config: settings, ..SideFiles::default() }, templates)
 }
 
-fn to_json(tokenizer: BpeTokenizer) -> Result<Vec<u8>, tokenizers::Error> {
-    // The wrapper type writes the model's `type`, which the trained type leaves to chance.
-    let mut whole = tokenizers::Tokenizer::new(ModelWrapper::BPE(tokenizer.get_model().clone()));
-    whole
-        .with_pre_tokenizer(tokenizer.get_pre_tokenizer().cloned())
-        .with_decoder(tokenizer.get_decoder().cloned())
-        .with_post_processor(tokenizer.get_post_processor().cloned());
-    let mut added: Vec<_> = tokenizer.get_added_tokens_decoder().into_iter().collect();
-    added.sort_by_key(|(id, _)| *id);
-    whole.add_special_tokens(added.into_iter().map(|(_, token)| token))?;
+fn learn_merges(texts: &[&str], special: &SpecialTokens, config: &TrainConfig) -> Learned {
+    let mut tokens: Vec<String> = Vec::new();
+    let mut add = |token: String| {
+        let id = tokens.iter().position(|known| *known == token).unwrap_or(tokens.len());
+        if id == tokens.len() {
+            tokens.push(token);
+        }
+        id as u32
+    };
+    special.all().into_iter().for_each(|token| _ = add(token.to_owned()));
+    let mut bytes = [0; 256];
+    for (letter, byte) in byte_letters() {
+        bytes[usize::from(byte)] = add(letter.to_string());
+    }
+    let words = count_words(texts);
+    let ids = |word: &[u8]| word.iter().map(|byte| bytes[usize::from(*byte)]).collect();
+    let limits = Limits { vocab_size: config.vocab_size, min_frequency: config.min_frequency };
+    learn(tokens, words.into_iter().map(|(word, n)| (ids(&word), n)), limits)
+}
+
+/// The text of `tokenizer.json`.
+fn to_json(learned: &Learned, special: &SpecialTokens) -> Result<Vec<u8>, tokenizers::Error> {
+    let vocab = learned.tokens.iter().cloned().zip(0..);
+    let text = |id: u32| learned.tokens[id as usize].clone();
+    let merges = learned.merges.iter().map(|&[a, b]| (text(a), text(b)));
+    let model = BPE::builder().vocab_and_merges(vocab.collect::<Vocab>(), merges.collect()).build()?;
+    let byte_level = ByteLevel::new(false, false, true);
+    let mut whole = tokenizers::Tokenizer::new(ModelWrapper::BPE(model));
+    whole.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(byte_level)).with_post_processor(Some(byte_level));
+    whole.add_special_tokens(special.all().into_iter().map(|token| AddedToken::from(token, true)))?;
     Ok(whole.to_string(true)?.into_bytes())
 }
 
@@ -95,4 +100,68 @@ fn tokenizer_config(special: &SpecialTokens) -> Map<String, serde_json::Value> {
         settings.insert(key.to_owned(), value);
     }
     settings
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::collections::HashSet;
+
+    use tokenizers::models::TrainerWrapper;
+    use tokenizers::models::bpe::BpeTrainer;
+
+    use super::*;
+    use crate::train::TokenizerKind;
+
+    /// What the library trains.
+    fn library(texts: &[&str], special: &SpecialTokens, config: &TrainConfig) -> tokenizers::Tokenizer {
+        let tokens: Vec<AddedToken> = special.all().into_iter().map(|t| AddedToken::from(t, true)).collect();
+        let mut trainer: TrainerWrapper = BpeTrainer::builder()
+            .show_progress(false)
+            .vocab_size(config.vocab_size)
+            .min_frequency(config.min_frequency)
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect::<HashSet<char>>())
+            .special_tokens(tokens)
+            .build()
+            .into();
+        let byte_level = ByteLevel::new(false, false, true);
+        let mut tokenizer = tokenizers::Tokenizer::new(ModelWrapper::BPE(BPE::default()));
+        tokenizer
+            .with_pre_tokenizer(Some(byte_level))
+            .with_decoder(Some(byte_level))
+            .with_post_processor(Some(byte_level));
+        tokenizer.train(&mut trainer, texts.iter()).unwrap();
+        tokenizer
+    }
+
+    #[test]
+    fn the_trained_file_is_the_one_that_the_library_trains() {
+        let special = SpecialTokens::default();
+        let parts = ["ab", "abc", "bc", "c", "aaa", "ba", "é", "日本", "1", "12", "'s", ",", "\n", " ", "  "];
+        let mut dice = 1u64;
+        let mut roll = |sides: usize| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (dice >> 33) as usize % sides
+        };
+        for round in 0..40 {
+            let count = 1 + roll(3);
+            let texts: Vec<String> = (0..count)
+                .map(|_| (0..roll(3000)).map(|_| parts[roll(parts.len())]).collect::<Vec<_>>().concat())
+                .collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let config = TrainConfig {
+                kind: TokenizerKind::Bpe(special.clone()),
+                vocab_size: 261 + roll(400),
+                min_frequency: roll(4) as u64,
+                character_coverage: 1.0,
+                chat_template: None,
+            };
+            let json = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap();
+            let ours = json(&to_json(&learn_merges(&texts, &special, &config), &special).unwrap());
+            let theirs = json(library(&texts, &special, &config).to_string(true).unwrap().as_bytes());
+            assert_eq!(ours["model"]["merges"], theirs["model"]["merges"], "round {round}");
+            assert_eq!(ours, theirs, "round {round}");
+        }
+    }
 }
