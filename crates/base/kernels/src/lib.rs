@@ -18,6 +18,7 @@ mod logic;
 mod loss;
 mod map;
 mod memory;
+mod min_hash;
 mod norm;
 mod optim;
 mod peak;
@@ -54,6 +55,7 @@ pub use loss::{
     IGNORE, LinearLoss, LossForm, linear_cross_entropy, linear_nll_backward, linear_nll_forward, loss_packs, loss_rows,
 };
 pub use memory::{Allocator, give_back_memory, keep_freed_memory, room};
+pub use min_hash::min_hash;
 pub use norm::{Norm, NormGrads, NormSaved, NormStats, add_norm_forward, norm_backward, norm_forward};
 pub use optim::{
     Adafactor, AdamW, Lion, MUON_COEFFICIENTS, MUON_EPS, MUON_STEPS, Moment, Muon, Sgd, adafactor_matrix,

@@ -33,6 +33,8 @@ pub const MAX_LANES: usize = 16;
 /// Vectors of `LANES` floats and what can be done with them.
 pub trait Simd: Copy + Send + Sync + 'static {
     type V: Copy;
+    /// `LANES` unsigned integers of 32 bits.
+    type U: Copy;
     const LANES: usize;
     /// The register tile of a matrix product: rows, and columns in vectors.
     const TILE: (usize, usize);
@@ -68,6 +70,17 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be readable for `LANES` bytes.
     unsafe fn load_i8(self, p: *const i8) -> Self::V;
+
+    fn splat_u32(self, x: u32) -> Self::U;
+    /// `a * b + c` modulo 2^32
+    fn mul_add_u32(self, a: Self::U, b: Self::U, c: Self::U) -> Self::U;
+    fn min_u32(self, a: Self::U, b: Self::U) -> Self::U;
+    /// # Safety
+    /// `p` must be readable for `LANES` integers.
+    unsafe fn load_u32(self, p: *const u32) -> Self::U;
+    /// # Safety
+    /// `p` must be writable for `LANES` integers.
+    unsafe fn store_u32(self, p: *mut u32, v: Self::U);
 
     /// Asks for the cache line at `p`, which may lie anywhere.
     #[inline(always)]
@@ -105,6 +118,21 @@ pub trait Simd: Copy + Send + Sync + 'static {
         assert!(i + Self::LANES <= x.len());
         // SAFETY: the assertion above.
         unsafe { self.store(x.as_mut_ptr().add(i), v) }
+    }
+
+    /// The integers at `x[i..]`.
+    #[inline(always)]
+    fn at_u32(self, x: &[u32], i: usize) -> Self::U {
+        assert!(i + Self::LANES <= x.len());
+        // SAFETY: the assertion above.
+        unsafe { self.load_u32(x.as_ptr().add(i)) }
+    }
+
+    #[inline(always)]
+    fn put_u32(self, x: &mut [u32], i: usize, v: Self::U) {
+        assert!(i + Self::LANES <= x.len());
+        // SAFETY: the assertion above.
+        unsafe { self.store_u32(x.as_mut_ptr().add(i), v) }
     }
 
     /// The last, incomplete vector `x[i..]`, filled up with `fill`.

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use cupola_artifact::{Context, Error, Result};
 
-/// What a folder is searched for; each also with `.gz` or `.zst`, except Parquet.
-pub const KNOWN_EXTENSIONS: &[&str] = &["txt", "md", "jsonl", "ndjson", "json", "parquet"];
+use crate::formats;
+use crate::source::Source;
 
 /// Below this similarity (0 to 1) a file name is no plausible misspelling of another.
 const SIMILAR: f64 = 0.5;
 
-/// The files that `sources` name, relative to `base`: files, folders (searched recursively for [`KNOWN_EXTENSIONS`],
-/// hidden files left out) and globs. The sources keep their order, the files of each are sorted, and no file comes twice.
+/// The files that `sources` name, relative to `base`: files, folders (searched recursively for known extensions, hidden
+/// files left out) and globs. The sources keep their order, the files of each are sorted, and no file comes twice. What
+/// [`crate::read_records`] reads beside files (`code:FOLDER`, `archive.zip!member`, `file.sqlite#SELECT …`) stays as it is.
 ///
 /// A source that names nothing is an error with the nearest existing name as a hint.
 pub fn expand(sources: &[String], base: &Path) -> Result<Vec<PathBuf>> {
@@ -29,8 +30,12 @@ pub fn expand(sources: &[String], base: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn expand_one(source: &str, base: &Path) -> Result<BTreeSet<PathBuf>> {
-    let path = base.join(source);
     let mut found = BTreeSet::new();
+    if let Some(special) = Source::special(source, base) {
+        found.insert(special);
+        return Ok(found);
+    }
+    let path = base.join(source);
     if path.is_dir() {
         walk(&path, &mut HashSet::new(), &mut found)?;
     } else if path.exists() {
@@ -84,16 +89,14 @@ fn walk(folder: &Path, visited: &mut HashSet<PathBuf>, found: &mut BTreeSet<Path
 }
 
 fn has_known_extension(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    let inner = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
-    inner.rsplit_once('.').is_some_and(|(_, extension)| KNOWN_EXTENSIONS.contains(&extension))
+    formats::is_searched(&path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 fn nothing_found(source: &str, base: &Path) -> Error {
     let path = base.join(source);
     if path.is_dir() {
         return Error::usage(format!("the folder `{source}` holds no file that can be read"))
-            .with_hint(format!("known are {}, each also with .gz or .zst", KNOWN_EXTENSIONS.join(", ")));
+            .with_hint(format!("known are {}; `code:{source}` reads source code", formats::known()));
     }
     let what = if is_glob(source) { "matches no file" } else { "does not exist" };
     let error = Error::usage(format!("the source `{source}` {what} (looked in {})", base.display()));

@@ -5,25 +5,34 @@
 //! a broken *record* the stream goes on, so the caller chooses between failing and counting; after a broken *container*
 //! (a cut-off gzip stream, a Parquet file without a footer) it ends.
 //!
+//! A format is a file in `formats/`, a packing one in `packings/`, each with a line in a list.
+//!
 //! Memory is bounded by [`MAX_RECORD_BYTES`] per line and [`MAX_TEXT_BYTES`] per text file: compressed input is
 //! decompressed as it is read, and input that unpacks more than [`MAX_UNPACK_RATIO`] to one is refused.
 
+mod archive;
+mod content;
 mod documents;
+mod encoding;
 mod expand;
-mod lines;
-mod open;
-mod parquet;
-mod values;
+mod formats;
+mod packings;
+mod source;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cupola_artifact::{Error, Result};
 use serde_json::Value;
 
+use content::{Content, Skipped};
+use source::Source;
+
 pub use documents::{
     Document, DocumentWriter, Split, TRAIN_FILE, VALIDATION_FILE, read_documents, split_by_position, total_bytes,
 };
-pub use expand::{KNOWN_EXTENSIONS, expand};
+pub use expand::expand;
+pub use source::{file_of_source, source_bytes};
 
 /// The longest line of JSONL, or element of a JSON array, in bytes: 64 MiB.
 pub const MAX_RECORD_BYTES: usize = 64 << 20;
@@ -41,33 +50,55 @@ pub const UNPACK_GRACE_BYTES: u64 = 256 << 20;
 /// One record and where it came from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// The file.
+    /// The file; of an archive's member `archive.zip!inner/name.jsonl`.
     pub source: PathBuf,
-    /// The line it starts on, or its row in a Parquet file; from 1.
+    /// The line it starts on, or its row in a table, or its number in a web archive; from 1.
     pub line: u64,
     /// Always an object. A text file is one record, `{"text": …}`. Of a repeated key the last value wins.
     pub value: Value,
 }
 
 /// The records of one file, in order; what [`read_records`] gives.
-pub type Records = Box<dyn Iterator<Item = Result<Record>> + Send>;
+pub struct Records {
+    stream: formats::Stream,
+    skipped: Skipped,
+}
 
-/// Reads a file: text and Markdown (one record), JSONL, JSON (an array of objects, or one or more objects), Parquet; all
-/// but Parquet also compressed with gzip (any number of members) or zstd (any number of frames).
+impl Records {
+    /// What has been left out so far because it is no document (pictures and redirects in a web archive, binary files in a
+    /// tree of code, members of unknown kinds in an archive), by reason. These are no errors.
+    pub fn skipped(&self) -> BTreeMap<String, u64> {
+        self.skipped.counts()
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.stream.next()
+    }
+}
+
+/// Reads a source: a file of any known format, compressed or not; a member of an archive (`archive.zip!inner/name.jsonl`); a
+/// query to a database (`file.sqlite#SELECT …`); a tree of source code (`code:FOLDER`).
 ///
 /// The name says what the file is; where the content clearly is something else, the content wins if it can be read (a
-/// gzip stream without `.gz`) and an error says so if not (`.gz` without a gzip stream).
+/// gzip stream without `.gz`) and an error says so if not (`.gz` without a gzip stream). Text that is not UTF-8 is decoded
+/// where its encoding is beyond doubt, and its record says which it was (`encoding`).
 pub fn read_records(path: &Path) -> Result<Records> {
-    let opened = open::open(path)?;
-    let path = path.to_path_buf();
-    Ok(match opened.format {
-        open::Format::Parquet => Box::new(parquet::ParquetRecords::open(path)?),
-        open::Format::JsonLines => Box::new(lines::JsonLines::new(path, opened.reader, opened.skipped)),
-        open::Format::Json => Box::new(values::JsonValues::new(path, opened.reader)),
-        open::Format::Text => {
-            Box::new(std::iter::once_with(move || lines::whole_text(path, opened.reader, opened.skipped)))
+    let skipped = Skipped::default();
+    let stream = match Source::of(path) {
+        Source::File(file) => formats::open(Content::of_file(&file, skipped.clone())?)?,
+        Source::Query(file, query) => {
+            formats::open(Content { query: Some(query), ..Content::of_file(&file, skipped.clone())? })?
         }
-    })
+        Source::Member(file, member) => {
+            formats::open(Content { member: Some(member), ..Content::of_file(&file, skipped.clone())? })?
+        }
+        Source::Code(folder) => formats::tree(&folder, skipped.clone())?,
+    };
+    Ok(Records { stream, skipped })
 }
 
 /// Parses one JSON object; `offset` is where `bytes` starts in the (decompressed) file.

@@ -4,6 +4,8 @@ use cupola_artifact::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::collect;
+use crate::collect::crawl::CrawlSource;
 use crate::step::{Step, by_name};
 use crate::steps::ALL;
 
@@ -11,9 +13,16 @@ use crate::steps::ALL;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// Files, folders and globs, relative to the recipe: a text, or a table with `path` and what is different for it.
-    /// Required.
+    /// Files, folders and globs, relative to the recipe, and addresses: a text, or a table with `path` and what is
+    /// different for it, or a table with `crawl`. Required.
     pub sources: Vec<Source>,
+    /// The folder in which collected files are kept, relative to the recipe; the user's cache if not said. Where they
+    /// lie does not matter to the result, so it is not among what decides whether the stage runs again.
+    #[serde(skip_serializing)]
+    pub cache: Option<String>,
+    /// Whether servers are asked if what is in the cache has changed. What is done is not run again for it.
+    #[serde(skip_serializing)]
+    pub refresh: bool,
     /// The field of a record that holds its text; a text file's only field is `text`.
     pub text_field: String,
     /// What to do with a record that is broken or has no text: stop (`fail`) or set it aside and count it (`skip`).
@@ -43,6 +52,8 @@ impl Default for DataConfig {
         let steps = ["normalize", "exact_duplicates", "near_duplicates"];
         Self {
             sources: Vec::new(),
+            cache: None,
+            refresh: false,
             text_field: "text".into(),
             on_error: OnError::Fail,
             max_broken: 0.1,
@@ -57,19 +68,37 @@ impl Default for DataConfig {
 
 /// Where text comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "toml::Value")]
 pub enum Source {
-    /// A file, folder or glob.
+    /// A file, folder, glob or address.
     Path(String),
     /// The same with settings of its own.
     Table(SourceTable),
+    /// Sites to be crawled.
+    Crawl(CrawlSource),
+}
+
+impl TryFrom<toml::Value> for Source {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        let reason = |e: toml::de::Error| e.message().to_owned();
+        match value {
+            toml::Value::String(path) => Ok(Self::Path(path)),
+            toml::Value::Table(table) if table.contains_key("crawl") => {
+                table.try_into().map(Self::Crawl).map_err(reason)
+            }
+            toml::Value::Table(table) => table.try_into().map(Self::Table).map_err(reason),
+            other => Err(format!("a source is a text or a table, not the {} {other}", other.type_str())),
+        }
+    }
 }
 
 /// `{ path = "…", epochs = 2.0 }`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceTable {
-    /// A file, folder or glob.
+    /// A file, folder, glob or address.
     pub path: String,
     /// How often each of its documents is taken: 2 twice, 0.5 every second one, chosen by a hash of its text.
     #[serde(default = "once")]
@@ -77,6 +106,12 @@ pub struct SourceTable {
     /// Its share of a mixture, in proportion to the others' weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
+    /// What the SHA-256 of the file at an address must be, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// No file at an address may be larger, bytes; [`collect::MAX_FILE_BYTES`] if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
 }
 
 /// `mixture = { … }`: what is kept of each source is repeated or thinned out until its bytes have the share wanted.
@@ -104,11 +139,12 @@ fn once() -> f64 {
 }
 
 impl Source {
-    /// The file, folder or glob.
+    /// The file, folder, glob or address; the first of the sites to be crawled.
     pub fn path(&self) -> &str {
         match self {
             Self::Path(path) => path,
             Self::Table(table) => &table.path,
+            Self::Crawl(crawl) => crawl.crawl.first().map_or("", String::as_str),
         }
     }
 
@@ -117,6 +153,7 @@ impl Source {
         match self {
             Self::Path(_) => None,
             Self::Table(table) => table.weight,
+            Self::Crawl(crawl) => crawl.weight,
         }
     }
 
@@ -125,6 +162,7 @@ impl Source {
         match self {
             Self::Path(_) => once(),
             Self::Table(table) => table.epochs,
+            Self::Crawl(crawl) => crawl.epochs,
         }
     }
 }
@@ -186,6 +224,7 @@ impl DataConfig {
             )));
         }
         self.check_mixture()?;
+        self.sources.iter().try_for_each(collect::check)?;
         if !(0.0..1.0).contains(&self.validation_fraction) {
             return Err(Error::usage(format!("`validation_fraction` is {}, not in [0, 1)", self.validation_fraction))
                 .with_hint("0.1 holds out a tenth"));

@@ -5,6 +5,7 @@
 //! that dropped it, and the result does not depend on the number of threads or on interruptions.
 
 mod browse;
+mod collect;
 mod config;
 mod pipeline;
 mod plan;
@@ -15,10 +16,13 @@ mod step;
 mod steps;
 
 pub use browse::{Seen, Wanted, browse};
-pub use config::{DataConfig, KeepDropped, OnError, Source, SplitRule, StepSetting};
-pub use pipeline::{DROPPED_FILE, Dropped};
+pub use collect::crawl::CrawlSource;
+pub use collect::{CollectedFile, CollectedSource, MAX_FILE_BYTES, default_cache};
+pub use config::{DataConfig, KeepDropped, OnError, Source, SourceTable, SplitRule, StepSetting};
+pub use pipeline::{CONTAMINATION_FILE, DROPPED_FILE, Dropped};
 pub use stage::DataStage;
 pub use step::{
-    Across, Decision, Each, Key, Keys, Kind, Notes, Place, Setting, Sketches, Step, Verdict, Work, by_name,
+    ANY_SIZE, Across, Decision, Each, Key, Keys, Kind, Notes, Place, Setting, Sketches, Step, Verdict, Work, by_name,
 };
+pub use steps::{HITS, hit_items};
 pub use steps::{ALL as STEPS, ClassifierTraining, LinearClassifier, NgramModel, Perplexity};

@@ -6,6 +6,7 @@ use cupola_artifact::stage::Plan;
 use cupola_artifact::{Result, human_count};
 use cupola_records::read_records;
 
+use crate::collect;
 use crate::config::{DataConfig, Source};
 use crate::pipeline;
 
@@ -35,7 +36,9 @@ const PACKED: f64 = 0.4;
 
 /// Estimates.
 pub fn plan(config: &DataConfig, recipe_dir: &Path) -> Result<Plan> {
-    let files = pipeline::files(config, recipe_dir)?;
+    // Nothing is collected for a plan.
+    let known = collect::known(config, recipe_dir)?.files;
+    let files = pipeline::files(config, recipe_dir, &known)?;
     let (mut bytes, mut documents, mut written) = (0.0, 0.0, 0.0);
     let mut by_source = vec![0.0; config.sources.len()];
     let mut bytes_per_document = 0.0;
@@ -65,6 +68,8 @@ pub fn plan(config: &DataConfig, recipe_dir: &Path) -> Result<Plan> {
     ];
     let mut notes =
         vec![format!("{} files; bytes and documents are estimated from their sizes and first records", files.len())];
+    let elsewhere = config.sources.iter().zip(&known).filter(|(_, files)| files.as_ref().is_some_and(Vec::is_empty));
+    notes.extend(elsewhere.map(|(source, _)| format!("{}: not in the cache yet, not counted", source.path())));
     if config.sources.len() > 1 {
         notes.extend(config.sources.iter().zip(&by_source).map(|(source, bytes)| mixture(source, *bytes, written)));
     }
@@ -73,8 +78,8 @@ pub fn plan(config: &DataConfig, recipe_dir: &Path) -> Result<Plan> {
         facts: facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         flops: 0.0,
         memory_bytes: BASE_MEMORY + threads * MEMORY_PER_THREAD.min(4.0 * bytes),
-        // The artifact, and what one pass leaves for the next.
-        disk_bytes: 2.0 * PACKED * bytes.max(written),
+        // What two passes hold, uncompressed, and the artifact.
+        disk_bytes: 2.0 * bytes + PACKED * written,
         seconds: bytes / BYTES_PER_SECOND,
         notes,
     })

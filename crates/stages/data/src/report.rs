@@ -7,8 +7,9 @@ use std::path::Path;
 use cupola_artifact::{Context, Result, write_atomic};
 use cupola_records::Document;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use crate::collect::CollectedSource;
 use crate::step::Notes;
 
 /// A number of documents and the bytes of their texts, as read.
@@ -229,6 +230,9 @@ pub struct DataReport {
     pub validation: Count,
     /// Documents that the split cut in two, and that count on both sides.
     pub documents_cut_by_the_split: u64,
+    /// What was brought here from elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub collected: Vec<CollectedSource>,
 }
 
 /// A step's tally under its name.
@@ -319,6 +323,12 @@ impl DataReport {
             let (read, kept) = (tally.read, tally.kept.documents);
             let _ = writeln!(out, "| {source} | {} | {kept} | {dropped} | {} |", read.documents, read.bytes);
         }
+        if !self.collected.is_empty() {
+            out.push_str("\n## Collected\n\n| address | bytes | SHA-256 | when |\n|---|---:|---|---|\n");
+        }
+        for file in self.collected.iter().flat_map(|source| &source.files) {
+            let _ = writeln!(out, "| {} | {} | {} | {} |", file.address, file.bytes, file.sha256, file.collected);
+        }
         out
     }
 
@@ -332,6 +342,13 @@ impl DataReport {
     /// Clusters of near duplicates, over all steps.
     pub fn clusters(&self) -> u64 {
         self.steps.iter().filter_map(|step| step.clusters.as_ref()).map(|clusters| clusters.count).sum()
+    }
+
+    /// The SHA-256 of what was collected, by source, for the manifest.
+    pub fn collected_hashes(&self) -> Option<(String, Value)> {
+        let hash = |source: &CollectedSource| (source.source.clone(), Value::from(source.sha256.clone()));
+        let hashes: Map<String, Value> = self.collected.iter().map(hash).collect();
+        (!hashes.is_empty()).then(|| ("collected".to_owned(), Value::Object(hashes)))
     }
 
     /// All that steps counted, by step and name.

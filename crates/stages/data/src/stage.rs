@@ -1,9 +1,13 @@
 //! The stage: reads, cleans, drops, divides, writes and reports.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
-use cupola_artifact::{Result, human_bytes, human_count, parse_config, write_atomic};
+use cupola_artifact::{Context, Result, human_bytes, human_count, parse_config, write_atomic};
 use serde_json::{Map, Value};
 
+use crate::collect::{self, Collection, Environment};
 use crate::config::DataConfig;
 use crate::report::DataReport;
 use crate::step::{Setting, Step};
@@ -43,7 +47,9 @@ struct ConfiguredData {
 
 impl Configured for ConfiguredData {
     fn references(&self) -> Vec<Reference> {
-        let sources = self.config.sources.iter().map(|s| Reference { key: "sources", value: s.path().to_owned() });
+        // What lies elsewhere is brought here when the stage runs: it has no path before, and its address is a setting.
+        let here = self.config.sources.iter().filter(|source| !collect::is_remote(source));
+        let sources = here.map(|s| Reference { key: "sources", value: s.path().to_owned() });
         let of_steps = self.steps.iter().flat_map(Step::references).map(|value| Reference { key: "steps", value });
         sources.chain(of_steps).collect()
     }
@@ -60,12 +66,36 @@ impl Configured for ConfiguredData {
         let mut steps = self.config.steps()?;
         let setting = Setting { recipe_dir: context.recipe_dir, seed: context.seed };
         steps.iter_mut().try_for_each(|step| step.prepare(&setting))?;
-        let outcome = pipeline::run(&self.config, &steps, context)?;
+        let collection = collect::collect(&self.config, context.recipe_dir, &Environment::read(), context.progress)?;
+        forget_other_sources(&collection, context.work)?;
+        let mut outcome = pipeline::run(&self.config, &steps, context, &collection.files)?;
+        outcome.report.collected = collection.sources;
         outcome.report.write(context.dir)?;
         let page = report_page::page(context.name, &outcome.report, &outcome.dropped);
         write_atomic(&context.dir.join("report.html"), page.as_bytes())?;
         Ok(summary(&outcome.report, outcome.files))
     }
+}
+
+/// Removes what a run that was cut off has made of other files than those that are in the cache now.
+fn forget_other_sources(collection: &Collection, work: &Path) -> Result<()> {
+    let path = work.join("collected.json");
+    let now: BTreeMap<&str, &str> =
+        collection.sources.iter().map(|source| (source.source.as_str(), source.sha256.as_str())).collect();
+    let now = serde_json::to_vec(&now).context(|| "cannot write what was collected".to_owned())?;
+    match std::fs::read(&path) {
+        Ok(before) if before == now => return Ok(()),
+        Ok(_) => {
+            let cannot = || format!("cannot empty {}", work.display());
+            for entry in std::fs::read_dir(work).context(cannot)? {
+                let path = entry.context(cannot)?.path();
+                if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }
+                    .context(cannot)?;
+            }
+        }
+        Err(_) => {}
+    }
+    write_atomic(&path, &now)
 }
 
 fn summary(report: &DataReport, files: usize) -> Report {
@@ -99,6 +129,7 @@ fn summary(report: &DataReport, files: usize) -> Report {
             .into_iter()
             .map(|(name, n)| (name.to_owned(), Value::from(n)))
             .chain(report.notes())
+            .chain(report.collected_hashes())
             .collect::<Map<_, _>>(),
         scores: Vec::new(),
     }

@@ -5,6 +5,7 @@
 //! threads or the order in which documents come: that is the engine's part (`pipeline`).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use cupola_artifact::{Result, parse_config, unknown_name};
@@ -29,10 +30,12 @@ pub fn first_reason(conditions: &[(bool, &'static str)]) -> Verdict {
     conditions.iter().find(|(holds, _)| *holds).map_or(Verdict::Keep, |(_, reason)| Verdict::Drop(reason))
 }
 
-/// What steps count beside their verdicts, e.g. `email` addresses masked; summed over the documents for the report.
+/// What steps count beside their verdicts, e.g. `email` addresses masked, summed over the documents for the report, and what
+/// they have to say of single documents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notes {
     counts: BTreeMap<String, u64>,
+    records: Vec<(&'static str, Value)>,
 }
 
 impl Notes {
@@ -42,6 +45,16 @@ impl Notes {
             Some(count) => *count += n,
             None => drop(self.counts.insert(name.to_owned(), n)),
         }
+    }
+
+    /// Adds a record to those of a kind, which the artifact lists; an object.
+    pub fn record(&mut self, kind: &'static str, record: Value) {
+        self.records.push((kind, record));
+    }
+
+    /// All records with their kinds.
+    pub fn records(&self) -> &[(&'static str, Value)] {
+        &self.records
     }
 
     /// All counts by name.
@@ -78,6 +91,11 @@ pub trait Each: Send + Sync {
         Ok(())
     }
 
+    /// The files whose items it looks for in documents, once it is ready.
+    fn looked_for(&self) -> &[String] {
+        &[]
+    }
+
     /// Judges a document, and may change it. A panic sets the document aside.
     fn apply(&self, document: &mut Document, notes: &mut Notes) -> Verdict;
 }
@@ -105,6 +123,8 @@ pub struct Decision {
     pub place: Place,
     /// Which part of it.
     pub part: u32,
+    /// How much from there on, where a part has a length of its own, e.g. in bytes; else 0.
+    pub length: u32,
     /// The document that is the reason, e.g. the first of its cluster.
     pub other: Place,
 }
@@ -122,7 +142,12 @@ impl Keys {
         self.keys.push(key);
     }
 
-    /// Where a document's sketch of [`Across::sketch_bytes`] bytes is appended, once for each document.
+    /// The keys so far.
+    pub fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    /// Where a document's sketch of [`Across::sketch_bytes`] bytes is appended.
     pub fn sketch(&mut self) -> &mut Vec<u8> {
         &mut self.sketch
     }
@@ -132,7 +157,17 @@ impl Keys {
 pub trait Sketches: Sync {
     /// The sketch of the document at a place.
     fn sketch(&self, place: Place) -> Result<Vec<u8>>;
+
+    /// The bytes of a document's sketch in a range, as many of them as it has.
+    fn part(&self, place: Place, range: Range<usize>) -> Result<Vec<u8>> {
+        let sketch = self.sketch(place)?;
+        let end = range.end.min(sketch.len());
+        Ok(sketch[range.start.min(end)..end].to_vec())
+    }
 }
+
+/// [`Across::sketch_bytes`] of a step whose sketches are as long as each document makes them.
+pub const ANY_SIZE: usize = usize::MAX;
 
 /// A step that compares documents with each other.
 pub trait Across: Send + Sync {
@@ -152,7 +187,7 @@ pub trait Across: Send + Sync {
         Ok(())
     }
 
-    /// Bytes of what is remembered of each document for [`Across::group`]; 0 for none.
+    /// Bytes of what is remembered of each document for [`Across::group`]; 0 for none, [`ANY_SIZE`] where they differ.
     fn sketch_bytes(&self) -> usize {
         0
     }

@@ -225,3 +225,28 @@ fn kept_and_dropped_documents_can_be_looked_through() {
     let error = browse(dir.path(), &Wanted::default()).map(|_| ()).unwrap_err();
     assert!(error.chain().contains("no data artifact") && error.hint().is_some());
 }
+
+#[test]
+fn evaluation_items_in_the_text_are_listed_and_indexed() {
+    let dir = tempfile::tempdir().unwrap();
+    let item = "how many apples has the old gardener left when he gives seven of his nineteen apples away to children";
+    let items: String =
+        [sentence(1), item.to_owned(), sentence(2)].iter().map(|q| format!("{}\n", json!({"question": q}))).collect();
+    fs::write(dir.path().join("eval.jsonl"), items).unwrap();
+    let mut texts: Vec<String> = (10..30).map(sentence).collect();
+    texts.push(format!("{} {item} {}", sentence(40), sentence(41)));
+    let lines: String = texts.iter().map(|text| format!("{}\n", json!({"text": text}))).collect();
+    fs::write(dir.path().join("a.jsonl"), lines).unwrap();
+    let config = "sources = [\"a.jsonl\"]\nsplit = \"position\"\nsteps = [{ step = \"decontaminate\", against = [\"eval.jsonl\"] }]";
+    let (_, report) = run(dir.path(), config).unwrap();
+    assert_eq!(report["total"]["dropped"]["contaminated"]["documents"], 1, "{report:#}");
+    let out = dir.path().join("out");
+    let index: Value = serde_json::from_slice(&fs::read(out.join("contamination.json")).unwrap()).unwrap();
+    assert_eq!(index, json!({"eval.jsonl": [1]}));
+    let hits: Vec<Value> = cupola_records::read_records(&out.join("contamination.jsonl.zst"))
+        .unwrap()
+        .map(|record| record.unwrap().value)
+        .collect();
+    assert_eq!((hits.len(), hits[0]["document"].as_str()), (1, Some("a.jsonl:21")));
+    assert!(hits[0]["item_text"].as_str().unwrap().contains("gardener"));
+}

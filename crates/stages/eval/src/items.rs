@@ -35,14 +35,19 @@ impl Pick {
     }
 }
 
-/// The chosen records of a file, each made an item by `read`.
-pub(crate) fn read_items<T>(path: &Path, pick: &Pick, read: impl Fn(&Fields<'_>) -> Result<T>) -> Result<Vec<T>> {
+/// The chosen records of a file, each made an item by `read`, and their numbers in the file, from 0.
+pub(crate) fn read_items<T>(
+    path: &Path,
+    pick: &Pick,
+    read: impl Fn(&Fields<'_>) -> Result<T>,
+) -> Result<(Vec<u64>, Vec<T>)> {
     let records = read_records(path)?.collect::<Result<Vec<Record>>>()?;
-    let chosen = pick.choose(records);
+    let chosen = pick.choose((0..).zip(records).collect());
     if chosen.is_empty() {
         return Err(Error::failed(format!("{} has no items to evaluate on", path.display())));
     }
-    chosen.iter().map(|record| read(&Fields { record })).collect()
+    let items = chosen.iter().map(|(_, record)| read(&Fields { record })).collect::<Result<Vec<T>>>()?;
+    Ok((chosen.into_iter().map(|(number, _)| number).collect(), items))
 }
 
 /// A record's fields, with errors that name file and line.

@@ -9,6 +9,7 @@
 //! | `subject` | a model under evaluation |
 //! | `report` | results.json, samples.jsonl, report.md |
 
+mod contamination;
 mod items;
 mod report;
 mod settings;

@@ -109,6 +109,10 @@ impl Results<'_> {
             let cells: Vec<String> =
                 self.models.iter().map(|m| measure(&m.outcomes[task].0, name).map_or(String::new(), cell)).collect();
             row(&mut out, &self.tasks[task].name, name, &cells);
+            let clean = |model: &ModelResult| clean(&model.outcomes[task].0, name).map_or(String::new(), cell);
+            if self.models.iter().any(|model| model.outcomes[task].0.clean.is_some()) {
+                row(&mut out, "", &format!("{name}, clean items"), &self.models.iter().map(clean).collect::<Vec<_>>());
+            }
         }
         out.push_str("\nA figure after ± is the standard error.\n\n## Tasks\n\n");
         for (i, task) in self.tasks.iter().enumerate() {
@@ -117,6 +121,9 @@ impl Results<'_> {
             let (name, about, took) = (&task.name, task.kind.about(), human_seconds(seconds));
             // Writing to a string does not fail.
             let _ = writeln!(out, "- **{name}**: {about}. Items: {items}; time for all models: {took}.");
+            if let Some((clean, _)) = self.models.first().and_then(|m| m.outcomes[i].0.clean.as_ref()) {
+                let _ = writeln!(out, "  Clean items, which were not found in the training data: {clean} of {items}.");
+            }
             let _ = writeln!(out, "  Settings: `{}`", task.settings());
         }
         let _ = writeln!(
@@ -132,11 +139,20 @@ fn outcome_json(outcome: &Outcome, seconds: f64) -> Value {
     let metrics: Map<String, Value> = outcome.measures.iter().map(|(n, m)| ((*n).to_owned(), json!(m.value))).collect();
     let errors = outcome.measures.iter().filter_map(|(n, m)| Some(((*n).to_owned(), json!(m.stderr?))));
     let errors: Map<String, Value> = errors.collect();
-    json!({ "n": outcome.n, "metrics": metrics, "stderr": errors, "seconds": seconds })
+    let mut json = json!({ "n": outcome.n, "metrics": metrics, "stderr": errors, "seconds": seconds });
+    if let Some((n, measures)) = &outcome.clean {
+        let metrics: Map<String, Value> = measures.iter().map(|(n, m)| ((*n).to_owned(), json!(m.value))).collect();
+        json["clean"] = json!({ "n": n, "metrics": metrics });
+    }
+    json
 }
 
 fn measure(outcome: &Outcome, name: &str) -> Option<Measure> {
     outcome.measures.iter().find(|(n, _)| *n == name).map(|(_, m)| *m)
+}
+
+fn clean(outcome: &Outcome, name: &str) -> Option<Measure> {
+    outcome.clean.as_ref()?.1.iter().find(|(n, _)| *n == name).map(|(_, m)| *m)
 }
 
 fn cell(measure: Measure) -> String {

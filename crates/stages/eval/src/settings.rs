@@ -19,6 +19,10 @@ pub struct EvalConfig {
     /// which the last tenth is.
     #[serde(default)]
     pub text: Option<String>,
+    /// A data stage with the step `decontaminate`: the scores over the items that it did not find in its documents are
+    /// reported beside those over all.
+    #[serde(default)]
+    pub contamination: Option<String>,
     /// At most so many items of each task, drawn by the seed; all by default.
     #[serde(default)]
     pub limit: Option<usize>,

@@ -7,6 +7,7 @@ use cupola_artifact::stage::{Configured, Input, Plan, PlanInputs, Reference, Rep
 use cupola_artifact::{Result, human_seconds, parse_config};
 use serde_json::{Map, Value, json};
 
+use crate::contamination::Contamination;
 use crate::items::Pick;
 use crate::report::{ModelResult, Results};
 use crate::settings::{EvalConfig, Prepared};
@@ -58,7 +59,13 @@ impl Evaluation {
         }
     }
 
-    fn evaluate(&self, name: &str, input: &Input, context: &StageContext<'_>) -> Result<ModelResult> {
+    fn evaluate(
+        &self,
+        name: &str,
+        input: &Input,
+        found: Option<&Contamination>,
+        context: &StageContext<'_>,
+    ) -> Result<ModelResult> {
         let subject = Subject::load(name, &input.path, context.device)?;
         let mut outcomes = Vec::new();
         for task in &self.tasks {
@@ -76,7 +83,17 @@ impl Evaluation {
                 },
             );
             context.progress.end();
-            let outcome = outcome.map_err(|e| e.wrap(format!("the task `{}` failed on {name}", task.name)))?;
+            let mut outcome = outcome.map_err(|e| e.wrap(format!("the task `{}` failed on {name}", task.name)))?;
+            let data = self.data(task, context)?;
+            match found.map(|found| found.items(data)) {
+                Some(Some(items)) => outcome.leave_out(items),
+                Some(None) if outcome.items.is_some() => context.progress.warn(&format!(
+                    "{} was not looked for in the training data: the task `{}` has no clean score",
+                    data.display(),
+                    task.name
+                )),
+                _ => {}
+            }
             context.progress.line(&format!(
                 "{name}: {} ({})",
                 summary(task, &outcome),
@@ -109,14 +126,20 @@ impl Configured for Evaluation {
         let models = self.config.models.iter().map(|value| ("models", value));
         let text = self.config.text.iter().map(|value| ("text", value));
         let data = self.tasks.iter().filter_map(|task| Some(("data", task.data.as_ref()?)));
-        models.chain(text).chain(data).map(|(key, value)| Reference { key, value: value.clone() }).collect()
+        let contamination = self.config.contamination.iter().map(|value| ("contamination", value));
+        models
+            .chain(text)
+            .chain(data)
+            .chain(contamination)
+            .map(|(key, value)| Reference { key, value: value.clone() })
+            .collect()
     }
 
     fn effective_config(&self) -> Value {
-        let EvalConfig { models, text, limit, seed, max_gen_tokens, .. } = &self.config;
+        let EvalConfig { models, text, contamination, limit, seed, max_gen_tokens, .. } = &self.config;
         let tasks: Vec<Value> = self.tasks.iter().map(Prepared::settings).collect();
         json!({
-            "models": models, "text": text, "limit": limit, "seed": seed, "max_gen_tokens": max_gen_tokens, "tasks": tasks,
+            "models": models, "text": text, "contamination": contamination, "limit": limit, "seed": seed, "max_gen_tokens": max_gen_tokens, "tasks": tasks,
         })
     }
 
@@ -146,9 +169,13 @@ impl Configured for Evaluation {
     fn run(&self, context: &StageContext<'_>) -> Result<Report> {
         let inputs: Vec<&Input> = context.inputs_for("models").collect();
         let names = model_names(&inputs);
+        let found = match context.inputs_for("contamination").next() {
+            Some(input) => Some(Contamination::read(&input.path, context.recipe_dir)?),
+            None => None,
+        };
         let mut models = Vec::new();
         for (name, input) in names.iter().zip(&inputs) {
-            models.push(self.evaluate(name, input, context)?);
+            models.push(self.evaluate(name, input, found.as_ref(), context)?);
         }
         let seed = self.config.seed.unwrap_or(context.seed);
         let results = Results { tasks: &self.tasks, models, seed, device: context.device };

@@ -37,6 +37,7 @@ macro_rules! each {
 
 impl Simd for Neon {
     type V = V;
+    type U = [uint32x4_t; 2];
     const LANES: usize = 8;
     /// 24 of the 32 registers are sums, 4 hold a step of `b`.
     const TILE: (usize, usize) = (6, 2);
@@ -121,6 +122,26 @@ impl Simd for Neon {
             let words = vmovl_s8(vld1_s8(p));
             [vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_high_s16(words))]
         }
+    }
+    #[inline(always)]
+    fn splat_u32(self, x: u32) -> Self::U {
+        each!(_i => vdupq_n_u32(x))
+    }
+    #[inline(always)]
+    fn mul_add_u32(self, a: Self::U, b: Self::U, c: Self::U) -> Self::U {
+        each!(i => vmlaq_u32(c[i], a[i], b[i]))
+    }
+    #[inline(always)]
+    fn min_u32(self, a: Self::U, b: Self::U) -> Self::U {
+        each!(i => vminq_u32(a[i], b[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_u32(self, p: *const u32) -> Self::U {
+        each!(i => vld1q_u32(p.add(4 * i)))
+    }
+    #[inline(always)]
+    unsafe fn store_u32(self, p: *mut u32, v: Self::U) {
+        each!(i => vst1q_u32(p.add(4 * i), v[i]));
     }
     #[inline(always)]
     unsafe fn transpose<const L: usize>(self, src: *const f32, src_stride: usize, dst: *mut f32, dst_stride: usize) {

@@ -24,6 +24,7 @@ const FUSED: bool = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
 
 impl Simd for Portable {
     type V = V;
+    type U = [u32; 8];
     const LANES: usize = 8;
     const TILE: (usize, usize) = (4, 1);
 
@@ -103,5 +104,27 @@ impl Simd for Portable {
         // SAFETY: the caller vouches for 8 bytes at `p`.
         let q = unsafe { p.cast::<[i8; 8]>().read_unaligned() };
         q.map(f32::from)
+    }
+    #[inline(always)]
+    fn splat_u32(self, x: u32) -> [u32; 8] {
+        [x; 8]
+    }
+    #[inline(always)]
+    fn mul_add_u32(self, a: [u32; 8], b: [u32; 8], c: [u32; 8]) -> [u32; 8] {
+        std::array::from_fn(|i| a[i].wrapping_mul(b[i]).wrapping_add(c[i]))
+    }
+    #[inline(always)]
+    fn min_u32(self, a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
+        std::array::from_fn(|i| a[i].min(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_u32(self, p: *const u32) -> [u32; 8] {
+        // SAFETY: the caller vouches for 8 integers at `p`.
+        unsafe { p.cast::<[u32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_u32(self, p: *mut u32, v: [u32; 8]) {
+        // SAFETY: the caller vouches for 8 integers at `p`.
+        unsafe { p.cast::<[u32; 8]>().write_unaligned(v) }
     }
 }

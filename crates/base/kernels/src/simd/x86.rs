@@ -35,6 +35,7 @@ macro_rules! op {
 
 impl Simd for Avx2 {
     type V = __m256;
+    type U = __m256i;
     const LANES: usize = 8;
     const TILE: (usize, usize) = (6, 2);
 
@@ -122,6 +123,26 @@ impl Simd for Avx2 {
         op!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))))
     }
     #[inline(always)]
+    fn splat_u32(self, x: u32) -> __m256i {
+        op!(_mm256_set1_epi32(x.cast_signed()))
+    }
+    #[inline(always)]
+    fn mul_add_u32(self, a: __m256i, b: __m256i, c: __m256i) -> __m256i {
+        op!(_mm256_add_epi32(_mm256_mullo_epi32(a, b), c))
+    }
+    #[inline(always)]
+    fn min_u32(self, a: __m256i, b: __m256i) -> __m256i {
+        op!(_mm256_min_epu32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn load_u32(self, p: *const u32) -> __m256i {
+        op!(_mm256_loadu_si256(p.cast()))
+    }
+    #[inline(always)]
+    unsafe fn store_u32(self, p: *mut u32, v: __m256i) {
+        op!(_mm256_storeu_si256(p.cast(), v))
+    }
+    #[inline(always)]
     fn prefetch<T>(self, p: *const T) {
         op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
@@ -133,6 +154,7 @@ impl Simd for Avx2 {
 
 impl Simd for Avx512 {
     type V = __m512;
+    type U = __m512i;
     const LANES: usize = 16;
     const TILE: (usize, usize) = (14, 2);
 
@@ -210,6 +232,26 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_i8(self, p: *const i8) -> __m512 {
         op!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))))
+    }
+    #[inline(always)]
+    fn splat_u32(self, x: u32) -> __m512i {
+        op!(_mm512_set1_epi32(x.cast_signed()))
+    }
+    #[inline(always)]
+    fn mul_add_u32(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(_mm512_mullo_epi32(a, b), c))
+    }
+    #[inline(always)]
+    fn min_u32(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_min_epu32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn load_u32(self, p: *const u32) -> __m512i {
+        op!(_mm512_loadu_si512(p.cast()))
+    }
+    #[inline(always)]
+    unsafe fn store_u32(self, p: *mut u32, v: __m512i) {
+        op!(_mm512_storeu_si512(p.cast(), v))
     }
     #[inline(always)]
     fn prefetch<T>(self, p: *const T) {

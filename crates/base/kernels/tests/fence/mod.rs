@@ -29,6 +29,8 @@ mod listed;
 mod logic;
 #[path = "../losses.rs"]
 mod losses;
+#[path = "../min_hash.rs"]
+mod min_hash;
 #[path = "../norm.rs"]
 mod norm;
 #[path = "../optim.rs"]

@@ -16,9 +16,6 @@ use crate::config::{DataConfig, Mixture, Source, SplitRule};
 use crate::plan::BYTES_PER_TOKEN;
 use crate::report::Count;
 
-/// zstd's default; higher levels cost more time than they save space on text.
-const COMPRESSION_LEVEL: i32 = 3;
-
 /// Keeps the choice of a source's documents apart from the choice of the split.
 const EPOCH_SEED: u64 = 0x65_706F_6368;
 
@@ -83,7 +80,7 @@ impl Emitter {
 
     /// Starts a part.
     pub fn part(&self, dir: &Path, id: PartId) -> Result<Emitting<'_>> {
-        let create = |ending: &str| Lines::create(id.file(dir, ending), Some(COMPRESSION_LEVEL));
+        let create = |ending: &str| Lines::create(id.file(dir, ending));
         let both = self.split == SplitRule::Hash;
         Ok(Emitting {
             emitter: self,
@@ -204,8 +201,8 @@ fn add(into: &mut Count, count: Count) {
 /// Divides a part's documents at a byte of their texts, moved back to the start of a character; the second half of a
 /// document that it goes through gets an id that ends in `+`. The number of such documents.
 fn cut_part(file: &Path, cut: u64, sides: &[PathBuf; 2], written: &mut Emitted) -> Result<u64> {
-    let mut train = Lines::create(sides[0].clone(), Some(COMPRESSION_LEVEL))?;
-    let mut validation = Lines::create(sides[1].clone(), Some(COMPRESSION_LEVEL))?;
+    let mut train = Lines::create(sides[0].clone())?;
+    let mut validation = Lines::create(sides[1].clone())?;
     let (mut before, mut cut_documents) = (0, 0);
     for document in read_lines::<Document>(file)? {
         let mut document = document?;

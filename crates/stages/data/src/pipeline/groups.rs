@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,13 +14,13 @@ use cupola_artifact::{Context, Result, write_atomic};
 use rayon::prelude::*;
 
 use super::part::{KeyFile, PartId, read_exact_at};
-use crate::step::{Across, Decision, Key, Place, Sketches};
+use crate::step::{ANY_SIZE, Across, Decision, Key, Place, Sketches};
 
 /// Bytes of keys that are judged at a time by each thread.
 const RANGE_BYTES: u64 = 32 << 20;
 
 /// Bytes of a decision in a file.
-const DECISION_BYTES: usize = 20;
+const DECISION_BYTES: usize = 24;
 
 /// Files of sketches that are held open.
 const OPEN_FILES: usize = 256;
@@ -52,6 +53,7 @@ pub fn decide(across: &dyn Across, dir: &Path, parts: &[PartId], to: &Path, prog
         bytes.extend(decision.place.to_le_bytes());
         bytes.extend(decision.other.to_le_bytes());
         bytes.extend(decision.part.to_le_bytes());
+        bytes.extend(decision.length.to_le_bytes());
     }
     write_atomic(to, &bytes)
 }
@@ -88,22 +90,38 @@ struct SketchFiles {
 
 impl Sketches for SketchFiles {
     fn sketch(&self, place: Place) -> Result<Vec<u8>> {
+        self.part(place, 0..usize::MAX)
+    }
+
+    fn part(&self, place: Place, range: Range<usize>) -> Result<Vec<u8>> {
         let (id, index) = PartId::of(place);
         let path = id.file(&self.dir, "sketch");
         let cannot = || format!("cannot read {}", path.display());
-        let file = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            if open.len() >= OPEN_FILES && !open.contains_key(&id) {
-                open.clear();
-            }
-            match open.get(&id) {
-                Some(file) => Arc::clone(file),
-                None => Arc::clone(open.entry(id).or_insert(Arc::new(File::open(&path).context(cannot)?))),
-            }
-        };
-        let mut sketch = vec![0; self.bytes];
-        read_exact_at(&file, &mut sketch, (index * self.bytes) as u64).context(cannot)?;
+        let file = self.open(id, &path).context(cannot)?;
+        let (mut start, mut end) = (self.bytes.saturating_mul(index) as u64, self.bytes as u64);
+        if self.bytes == ANY_SIZE {
+            let mut ends = [0; 16];
+            read_exact_at(&file, &mut ends, 8 * index as u64).context(cannot)?;
+            let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| ends[at + i]));
+            (start, end) = (word(0), word(8).saturating_sub(word(0)));
+        }
+        let from = end.min(range.start as u64);
+        let mut sketch = vec![0; (end.min(range.end as u64) - from) as usize];
+        read_exact_at(&file, &mut sketch, start + from).context(cannot)?;
         Ok(sketch)
+    }
+}
+
+impl SketchFiles {
+    fn open(&self, id: PartId, path: &Path) -> std::io::Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= OPEN_FILES && !open.contains_key(&id) {
+            open.clear();
+        }
+        match open.get(&id) {
+            Some(file) => Ok(Arc::clone(file)),
+            None => Ok(Arc::clone(open.entry(id).or_insert(Arc::new(File::open(path)?)))),
+        }
     }
 }
 
@@ -142,8 +160,8 @@ impl Decisions {
             .context(|| format!("cannot read {}", self.path.display()))?;
         let decision = |bytes: &[u8]| {
             let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-            let part = u32::from_le_bytes(std::array::from_fn(|i| bytes[16 + i]));
-            Decision { place: word(0), other: word(8), part }
+            let half = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+            Decision { place: word(0), other: word(8), part: half(16), length: half(20) }
         };
         Ok(bytes.chunks_exact(DECISION_BYTES).map(decision).collect())
     }

@@ -14,23 +14,27 @@ mod part;
 mod pass;
 mod sources;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cupola_artifact::stage::StageContext;
-use cupola_artifact::{Context, Error, Result, human_count};
+use cupola_artifact::{Context, Error, Result, human_count, write_atomic};
 use rayon::prelude::*;
+use serde_json::Value;
 
+use crate::collect::LocalFile;
 use crate::config::{DataConfig, FEW_RECORDS, KeepDropped, Source};
 use crate::report::{Clusters, DataReport, PartReport};
 use crate::step::{Across, Step, Work};
+use crate::steps::{HITS, hit_items};
 
 use emit::{Emitted, Emitter, Whole};
 use groups::Decisions;
 pub use part::Dropped;
-use part::{Description, PartId};
+use part::{Description, Lines, PartId};
 use pass::Pass;
 use sources::GroupReader;
 pub use sources::{SourceFile, files};
@@ -40,6 +44,9 @@ pub const DROPPED_FILE: &str = "dropped.jsonl.zst";
 
 /// Dropped documents of each reason that the engine gives back.
 const EXAMPLES: usize = 8;
+
+/// In a data artifact: the evaluation items that were found in its documents, `{file: [item, …]}`, items counted from 0.
+pub const CONTAMINATION_FILE: &str = "contamination.json";
 
 /// What the engine gives back.
 pub struct Outcome {
@@ -51,9 +58,14 @@ pub struct Outcome {
     pub dropped: Vec<Dropped>,
 }
 
-/// Runs the steps over the sources and writes the artifact's files, except the report.
-pub fn run(config: &DataConfig, steps: &[Step], context: &StageContext<'_>) -> Result<Outcome> {
-    let files = files(config, context.recipe_dir)?;
+/// Runs the steps over the sources (`collected` has the files of those that lie elsewhere) and writes the artifact's files, except the report.
+pub fn run(
+    config: &DataConfig,
+    steps: &[Step],
+    context: &StageContext<'_>,
+    collected: &[Option<Vec<LocalFile>>],
+) -> Result<Outcome> {
+    let files = files(config, context.recipe_dir, collected)?;
     let mut epochs: Vec<f64> = config.sources.iter().map(Source::epochs).collect();
     let mut engine = Engine { config, steps, context, all: PartReport::default(), clusters: HashMap::new() };
     let mut passes = pass::passes(steps);
@@ -265,7 +277,7 @@ impl Engine<'_, '_> {
 
     fn finish(mut self, last: &Path, parts: &[(PartId, Description)], files: usize, passes: usize) -> Result<Outcome> {
         let steps = (0..self.steps.len()).map(|i| (self.steps[i].kind.name, self.clusters.remove(&i))).collect();
-        let mut report = DataReport::new(self.all, steps);
+        let mut report = DataReport::new(std::mem::take(&mut self.all), steps);
         if report.total.kept.documents == 0 {
             return Err(nothing_left(&report, self.config));
         }
@@ -274,31 +286,71 @@ impl Engine<'_, '_> {
         let (written, cut) = emit::assemble(self.config, &emitted, last, self.context.dir)?;
         (report.train, report.validation) = (written.train, written.validation);
         report.documents_cut_by_the_split = cut;
+        let dropped = self.dropped(parts, passes)?;
+        self.records(parts, passes)?;
+        Ok(Outcome { report, files, dropped })
+    }
+
+    /// The files with that ending that the parts of all passes have, in order.
+    fn part_files(&self, parts: &[(PartId, Description)], passes: usize, ending: &str) -> Vec<PathBuf> {
+        let dirs = (0..passes).map(|pass| self.context.work.join(format!("pass-{pass}")));
+        dirs.flat_map(|dir| parts.iter().map(move |(id, _)| id.file(&dir, ending))).filter(|f| f.exists()).collect()
+    }
+
+    /// Writes the dropped documents that were kept; some of each reason are given back.
+    fn dropped(&self, parts: &[(PartId, Description)], passes: usize) -> Result<Vec<Dropped>> {
         let mut examples = Vec::new();
-        if self.config.keep_dropped != KeepDropped::None {
-            let mut seen: HashMap<(String, String), usize> = HashMap::new();
-            let mut whole = Whole::create(self.context.dir.join(DROPPED_FILE))?;
-            for pass in 0..passes {
-                let dir = self.context.work.join(format!("pass-{pass}"));
-                for (id, _) in parts {
-                    let file = id.file(&dir, "dropped");
-                    if !file.exists() {
-                        continue;
-                    }
-                    whole.append(&file)?;
-                    for dropped in part::read_lines::<Dropped>(&file)? {
-                        let dropped = dropped?;
-                        let seen = seen.entry((dropped.step.clone(), dropped.reason.clone())).or_default();
-                        *seen += 1;
-                        if *seen <= EXAMPLES {
-                            examples.push(dropped);
-                        }
-                    }
+        if self.config.keep_dropped == KeepDropped::None {
+            return Ok(examples);
+        }
+        let mut seen: HashMap<(String, String), usize> = HashMap::new();
+        let mut whole = Whole::create(self.context.dir.join(DROPPED_FILE))?;
+        for file in self.part_files(parts, passes, "dropped") {
+            whole.append(&file)?;
+            for dropped in part::read_lines::<Dropped>(&file)? {
+                let dropped = dropped?;
+                let seen = seen.entry((dropped.step.clone(), dropped.reason.clone())).or_default();
+                *seen += 1;
+                if *seen <= EXAMPLES {
+                    examples.push(dropped);
                 }
             }
-            whole.finish()?;
         }
-        Ok(Outcome { report, files, dropped: examples })
+        whole.finish()?;
+        Ok(examples)
+    }
+
+    /// Writes what steps recorded of single documents, a file for each kind, and which evaluation items were found.
+    fn records(&self, parts: &[(PartId, Description)], passes: usize) -> Result<()> {
+        let mut kinds: BTreeMap<String, Lines> = BTreeMap::new();
+        let looked_for = self.steps.iter().filter_map(|step| step.work.each()).flat_map(|step| step.looked_for());
+        // A file of which no item was found is listed, too: it was looked for.
+        let mut hits: BTreeMap<String, BTreeSet<u64>> = looked_for.map(|f| (f.clone(), BTreeSet::new())).collect();
+        for file in self.part_files(parts, passes, "records") {
+            for record in part::read_lines::<(String, Value)>(&file)? {
+                let (kind, record) = record?;
+                if kind == HITS {
+                    for (file, items) in hit_items([&record]) {
+                        hits.entry(file).or_default().extend(items);
+                    }
+                }
+                let lines = match kinds.entry(kind) {
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => {
+                        let path = self.context.dir.join(format!("{}.jsonl.zst", entry.key()));
+                        entry.insert(Lines::create(path)?)
+                    }
+                };
+                lines.write(&record)?;
+            }
+        }
+        kinds.into_values().try_for_each(Lines::finish)?;
+        if !hits.is_empty() {
+            let json =
+                serde_json::to_vec_pretty(&hits).context(|| "cannot write the contamination index".to_owned())?;
+            write_atomic(&self.context.dir.join(CONTAMINATION_FILE), &json)?;
+        }
+        Ok(())
     }
 }
 

@@ -8,11 +8,11 @@ use cupola_records::Document;
 
 use super::emit::{Emitter, Emitting};
 use super::groups::Decisions;
-use super::part::{Description, Dropped, Lines, PartId, Travelling, read_documents, write_file, write_keys};
+use super::part::{Description, Documents, Dropped, Lines, PartId, Travelling, read_documents, write_file, write_keys};
 use super::sources::Read;
 use crate::config::KeepDropped;
 use crate::report::PartReport;
-use crate::step::{Across, Decision, Each, Keys, Notes, Step, Verdict, Work};
+use crate::step::{ANY_SIZE, Across, Decision, Each, Keys, Notes, Step, Verdict, Work};
 
 /// Documents of each reason that a part keeps as a sample of what was dropped.
 const SAMPLES: u64 = 8;
@@ -88,10 +88,12 @@ struct Part<'a, 'p> {
     id: PartId,
     report: PartReport,
     notes: Vec<Notes>,
-    documents: Option<Lines>,
+    documents: Option<Documents>,
     emitted: Option<Emitting<'a>>,
     kept: usize,
     keys: Keys,
+    /// Where each document's sketch ends among all.
+    sketch_ends: Vec<u64>,
     dropped: Option<Lines>,
 }
 
@@ -100,7 +102,7 @@ impl<'a, 'p> Part<'a, 'p> {
         let emitted = pass.emit.map(|emit| emit.part(pass.dir, id)).transpose()?;
         let documents = match emitted {
             Some(_) => None,
-            None => Some(Lines::create(id.file(pass.dir, "docs"), None)?),
+            None => Some(Documents::create(pass.dir, id)?),
         };
         Ok(Self {
             pass,
@@ -111,6 +113,7 @@ impl<'a, 'p> Part<'a, 'p> {
             emitted,
             kept: 0,
             keys: Keys::default(),
+            sketch_ends: Vec::new(),
             dropped: None,
         })
     }
@@ -168,8 +171,9 @@ impl<'a, 'p> Part<'a, 'p> {
         if let Some(then) = self.pass.then {
             let place = self.id.place(self.kept);
             then.keys(document, place, &mut self.keys);
-            let expected = then.sketch_bytes() * (self.kept + 1);
-            if self.keys.sketch.len() != expected {
+            self.sketch_ends.push(self.keys.sketch.len() as u64);
+            let expected = then.sketch_bytes().saturating_mul(self.kept + 1);
+            if then.sketch_bytes() != ANY_SIZE && self.keys.sketch.len() != expected {
                 return Err(Error::failed(format!("a sketch of {} has not {expected} bytes", document.id)));
             }
         }
@@ -188,7 +192,7 @@ impl<'a, 'p> Part<'a, 'p> {
             return Ok(());
         }
         if self.dropped.is_none() {
-            self.dropped = Some(Lines::create(self.id.file(self.pass.dir, "dropped"), None)?);
+            self.dropped = Some(Lines::create(self.id.file(self.pass.dir, "dropped"))?);
         }
         let cut = document.text.char_indices().nth(SAMPLE_CHARACTERS).map_or(document.text.len(), |(at, _)| at);
         let mut fields = document.fields.clone();
@@ -215,13 +219,34 @@ impl<'a, 'p> Part<'a, 'p> {
         }
         if let Some(then) = self.pass.then {
             write_keys(&self.id.file(dir, "keys"), &mut self.keys.keys)?;
-            if then.sketch_bytes() > 0 {
-                write_file(&self.id.file(dir, "sketch"), &self.keys.sketch)?;
+            let file = self.id.file(dir, "sketch");
+            match then.sketch_bytes() {
+                0 => {}
+                // Before sketches of any size stand the places where they begin and end.
+                ANY_SIZE => {
+                    let table = 8 * (self.sketch_ends.len() as u64 + 1);
+                    let places = std::iter::once(table).chain(self.sketch_ends.iter().map(|end| table + end));
+                    let mut bytes: Vec<u8> = places.flat_map(u64::to_le_bytes).collect();
+                    bytes.append(&mut self.keys.sketch);
+                    write_file(&file, &bytes)?;
+                }
+                _ => write_file(&file, &self.keys.sketch)?,
             }
         }
-        for (step, notes) in self.notes.iter().enumerate().filter(|(_, notes)| !notes.counts().is_empty()) {
-            self.report.note(step, notes);
+        let mut records = None;
+        for (step, notes) in self.notes.iter().enumerate() {
+            if !notes.counts().is_empty() {
+                self.report.note(step, notes);
+            }
+            for (kind, record) in notes.records() {
+                let lines = match &mut records {
+                    Some(lines) => lines,
+                    None => records.insert(Lines::create(self.id.file(dir, "records"))?),
+                };
+                lines.write(&(kind, record))?;
+            }
         }
+        records.map_or(Ok(()), Lines::finish)?;
         Description { last, report: self.report, emitted }.write(dir, self.id)
     }
 }

@@ -8,6 +8,7 @@ use cupola_records::{Document, Record, Records, expand, read_records};
 use serde_json::{Map, Value};
 
 use super::part::MAX_DOCUMENTS;
+use crate::collect::LocalFile;
 use crate::config::{DataConfig, OnError};
 
 /// Bytes of text in a chunk: enough that parts are few, little enough that a chunk for each thread is no burden.
@@ -21,7 +22,7 @@ const GROUP_BYTES: u64 = 4 << 20;
 pub struct SourceFile {
     /// Where it is.
     pub path: PathBuf,
-    /// Its path relative to the recipe.
+    /// Its path relative to the recipe, or its address.
     pub name: String,
     /// Bytes on disk.
     pub bytes: u64,
@@ -29,11 +30,21 @@ pub struct SourceFile {
     pub source: usize,
 }
 
-/// All files that the sources name, in order, no file twice.
-pub fn files(config: &DataConfig, recipe_dir: &Path) -> Result<Vec<SourceFile>> {
+/// All files that the sources name, in order, no file twice; `collected` has those of sources that lie elsewhere.
+pub fn files(config: &DataConfig, recipe_dir: &Path, collected: &[Option<Vec<LocalFile>>]) -> Result<Vec<SourceFile>> {
     let mut seen = HashSet::new();
     let mut files = Vec::new();
     for (number, source) in config.sources.iter().enumerate() {
+        if let Some(Some(local)) = collected.get(number) {
+            let new = local.iter().filter(|file| seen.insert(file.path.clone()));
+            files.extend(new.map(|LocalFile { path, name, bytes }| SourceFile {
+                path: path.clone(),
+                name: name.clone(),
+                bytes: *bytes,
+                source: number,
+            }));
+            continue;
+        }
         for path in expand(&[source.path().to_owned()], recipe_dir)? {
             if seen.insert(path.clone()) {
                 let name = path.strip_prefix(recipe_dir).unwrap_or(&path).display().to_string().replace('\\', "/");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::items::{Fields, read_items};
 use crate::subject::Subject;
-use crate::task::{Measure, Outcome, SAMPLES, Task, TaskInput, TaskKind};
+use crate::task::{Outcome, SAMPLES, Task, TaskInput, TaskKind};
 
 /// The kind `exact_match`.
 pub struct Kind;
@@ -119,7 +119,7 @@ impl Task for ExactMatch {
     }
 
     fn run(&self, subject: &Subject, input: &TaskInput<'_>) -> Result<Outcome> {
-        let items = read_items(input.data, &input.pick, read)?;
+        let (numbers, items) = read_items(input.data, &input.pick, read)?;
         let max_tokens = self.max_gen_tokens.unwrap_or(input.max_gen_tokens);
         let requests = items.iter().map(|item| self.request(subject, &item.prompt, max_tokens));
         let requests = requests.collect::<Result<Vec<_>>>()?;
@@ -134,7 +134,7 @@ impl Task for ExactMatch {
             json!({ "prompt": item.prompt, "answers": item.answers, "generated": answer.text, "match": *score == 1.0 })
         });
         let samples = samples.collect();
-        Ok(Outcome { measures: vec![("exact_match", Measure::mean(&scores))], n: items.len(), samples })
+        Ok(Outcome::of_items(numbers, vec![("exact_match", scores)], samples))
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::items::{Fields, read_items};
 use crate::subject::Subject;
-use crate::task::{Measure, Outcome, SAMPLES, Task, TaskInput, TaskKind};
+use crate::task::{Outcome, SAMPLES, Task, TaskInput, TaskKind};
 
 /// The kind `multiple_choice`.
 pub struct Kind;
@@ -120,7 +120,7 @@ impl Task for MultipleChoice {
     }
 
     fn run(&self, subject: &Subject, input: &TaskInput<'_>) -> Result<Outcome> {
-        let questions = read_items(input.data, &input.pick, read)?;
+        let (numbers, questions) = read_items(input.data, &input.pick, read)?;
         let mut items = Vec::new();
         for question in &questions {
             items.extend(self.encode(subject, question)?);
@@ -146,8 +146,7 @@ impl Task for MultipleChoice {
                 }));
             }
         }
-        let measures = vec![("acc", Measure::mean(&acc)), ("acc_norm", Measure::mean(&acc_norm))];
-        Ok(Outcome { measures, n: questions.len(), samples })
+        Ok(Outcome::of_items(numbers, vec![("acc", acc), ("acc_norm", acc_norm)], samples))
     }
 }
 

@@ -55,6 +55,7 @@ impl Task for Perplexity {
             ],
             n: documents.len(),
             samples: vec![json!({ "tokens": score.tokens, "bytes": score.bytes, "nats": score.nats })],
+            ..Outcome::default()
         })
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::items::{Fields, read_items};
 use crate::subject::Subject;
-use crate::task::{Measure, Outcome, SAMPLES, Task, TaskInput, TaskKind};
+use crate::task::{Outcome, SAMPLES, Task, TaskInput, TaskKind};
 
 /// The kind `preference`.
 pub struct Kind;
@@ -71,7 +71,7 @@ impl Task for Preference {
     }
 
     fn run(&self, subject: &Subject, input: &TaskInput<'_>) -> Result<Outcome> {
-        let pairs = read_items(input.data, &input.pick, read)?;
+        let (numbers, pairs) = read_items(input.data, &input.pick, read)?;
         let mut items = Vec::with_capacity(2 * pairs.len());
         for pair in &pairs {
             items.push(self.encode(subject, &pair.prompt, &pair.chosen)?);
@@ -92,9 +92,8 @@ impl Task for Preference {
                 }));
             }
         }
-        let measures =
-            vec![("preference_accuracy", Measure::mean(&sums)), ("preference_accuracy_norm", Measure::mean(&means))];
-        Ok(Outcome { measures, n: pairs.len(), samples })
+        let scores = vec![("preference_accuracy", sums), ("preference_accuracy_norm", means)];
+        Ok(Outcome::of_items(numbers, scores, samples))
     }
 }
 

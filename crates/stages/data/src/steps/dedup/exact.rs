@@ -5,6 +5,7 @@ use cupola_records::Document;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::all_but_the_first;
 use crate::step::{Across, Decision, Key, Keys, Kind, Notes, Place, Sketches, Verdict};
 
 /// The step.
@@ -30,10 +31,4 @@ impl Across for ExactDuplicates {
     fn apply(&self, _: &mut Document, _: &[Decision], _: &mut Notes) -> Verdict {
         Verdict::Drop("exact_duplicate")
     }
-}
-
-/// Decides that each key of a group but the first repeats the first.
-pub fn all_but_the_first(group: &[Key], decisions: &mut Vec<Decision>) {
-    let Some((first, rest)) = group.split_first() else { return };
-    decisions.extend(rest.iter().map(|key| Decision { place: key.place, part: key.part, other: first.place }));
 }

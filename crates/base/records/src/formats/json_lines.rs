@@ -1,13 +1,46 @@
-//! JSON lines, and whole text files.
+//! JSON lines: one object per line.
 
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use cupola_artifact::{Error, Result};
-use serde_json::json;
 
-use crate::open::broken_container;
-use crate::{MAX_RECORD_BYTES, MAX_TEXT_BYTES, Record, invalid_utf8, parse_object};
+use super::{Format, Stream, json, visible};
+use crate::content::{Content, broken_container};
+use crate::encoding::wide_encoding;
+use crate::{MAX_RECORD_BYTES, Record, parse_object};
+
+pub(crate) const FORMAT: Format = Format {
+    name: "JSON lines",
+    extensions: &["jsonl", "ndjson"],
+    searched: true,
+    fits: |_| true,
+    is_surely: |_| false,
+    open,
+};
+
+fn open(content: Content) -> Result<Stream> {
+    // Some write an array under this name.
+    if matches!(visible(content.text_head()), (Some(b'['), Some(b'{') | None)) {
+        return (json::FORMAT.open)(content);
+    }
+    refuse_wide(&content)?;
+    let path = content.path.clone();
+    let (reader, mark) = content.into_text();
+    Ok(Box::new(JsonLines::new(path, Box::new(reader), mark)))
+}
+
+/// JSON is UTF-8 (RFC 8259).
+pub(crate) fn refuse_wide(content: &Content) -> Result<()> {
+    match wide_encoding(&content.head) {
+        None => Ok(()),
+        Some(encoding) => Err(Error::failed(format!(
+            "{} is {encoding} (seen at byte offset 0), not UTF-8",
+            content.path.display()
+        ))
+        .with_hint(format!("convert it: `iconv -f {encoding} -t UTF-8`"))),
+    }
+}
 
 /// One object per line; blank lines are skipped.
 pub(crate) struct JsonLines {
@@ -82,27 +115,6 @@ impl Iterator for JsonLines {
 pub(crate) fn too_long(path: &Path, line: u64, limit: usize) -> Error {
     Error::failed(format!("{}: the record on line {line} is longer than {} MiB", path.display(), limit >> 20))
         .with_hint("split it into several records")
-}
-
-/// A text file as one record.
-pub(crate) fn whole_text(path: PathBuf, reader: Box<dyn BufRead + Send>, skipped: u64) -> Result<Record> {
-    let mut bytes = Vec::new();
-    reader.take(MAX_TEXT_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|error| {
-        let lines = bytes.iter().filter(|&&b| b == b'\n').count() as u64;
-        broken_container(&path, lines, error)
-    })?;
-    if bytes.len() > MAX_TEXT_BYTES {
-        let limit = MAX_TEXT_BYTES >> 20;
-        return Err(Error::failed(format!("{}: the text is longer than {limit} MiB", path.display()))
-            .with_hint("split it into several files, or use JSONL with one document per line"));
-    }
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Record { source: path, line: 1, value: json!({ "text": text }) }),
-        Err(e) => {
-            let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count() as u64;
-            Err(invalid_utf8(&path, line, skipped, e.as_bytes(), e.utf8_error()))
-        }
-    }
 }
 
 #[cfg(test)]

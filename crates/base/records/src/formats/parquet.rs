@@ -9,8 +9,19 @@ use parquet::record::reader::{ReaderIter, TreeBuilder};
 use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
 
+use super::{Format, Stream};
 use crate::Record;
-use crate::open::open_file;
+use crate::content::Content;
+
+pub(crate) const FORMAT: Format = Format {
+    name: "a Parquet file",
+    extensions: &["parquet"],
+    searched: true,
+    // Its end says more than its beginning: the reader is the judge.
+    fits: |_| true,
+    is_surely: |content| content.head.starts_with(b"PAR1"),
+    open: |content| Ok(Box::new(ParquetRecords::open(content)?) as Stream),
+};
 
 /// The rows of a file, one row group after the other. A damaged row group is one error, and the next group is read.
 pub(crate) struct ParquetRecords {
@@ -24,8 +35,9 @@ pub(crate) struct ParquetRecords {
 }
 
 impl ParquetRecords {
-    pub fn open(path: PathBuf) -> Result<Self> {
-        let file = open_file(&path)?;
+    fn open(content: Content) -> Result<Self> {
+        let path = content.path.clone();
+        let file = content.into_file()?;
         let reader = guard(&path, "the footer", || SerializedFileReader::new(file))?;
         Ok(Self { path, reader, next_group: 0, rows: None, before: 0, read: 0 })
     }

@@ -5,9 +5,25 @@ use std::path::PathBuf;
 
 use cupola_artifact::{Error, Result};
 
-use crate::lines::too_long;
-use crate::open::broken_container;
+use super::json_lines::{refuse_wide, too_long};
+use super::{Format, Stream, visible};
+use crate::content::{Content, broken_container};
 use crate::{MAX_RECORD_BYTES, Record, parse_object};
+
+pub(crate) const FORMAT: Format = Format {
+    name: "JSON",
+    extensions: &["json"],
+    searched: true,
+    fits: |content| matches!(visible(content.text_head()).0, None | Some(b'{' | b'[' | 0xFF | 0xFE | 0)),
+    is_surely: |_| false,
+    open,
+};
+
+fn open(content: Content) -> Result<Stream> {
+    refuse_wide(&content)?;
+    let path = content.path.clone();
+    Ok(Box::new(JsonValues::new(path, content.into_text().0)))
+}
 
 /// Finds where each element starts and ends, which needs only brackets and quotes, and leaves the rest to the parser: so
 /// a broken element does not hide those after it, and a deeply nested one costs no stack.
