@@ -12,15 +12,15 @@ mod kind;
 mod language;
 mod lists;
 mod normalize;
+mod perplexity;
 mod privacy;
 mod word_hashes;
-mod perplexity;
 mod words;
 
 use crate::step::Kind;
 
-pub use decontaminate::{HITS, hit_items};
 pub use classifier::{Model as LinearClassifier, Training as ClassifierTraining};
+pub use decontaminate::{HITS, hit_items};
 pub use perplexity::{Model as NgramModel, Perplexity};
 
 /// All steps, by the names that a recipe uses.
