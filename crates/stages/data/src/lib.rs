@@ -24,5 +24,5 @@ pub use stage::DataStage;
 pub use step::{
     ANY_SIZE, Across, Decision, Each, Key, Keys, Kind, Notes, Place, Setting, Sketches, Step, Verdict, Work, by_name,
 };
-pub use steps::{ALL as STEPS, ClassifierTraining, LinearClassifier, NgramModel, Perplexity};
 pub use steps::{HITS, hit_items};
+pub use steps::{ALL as STEPS, ClassifierTraining, LinearClassifier, NgramModel, Perplexity};

@@ -8,6 +8,7 @@ mod classes;
 mod english;
 mod exceptions;
 mod table;
+mod tables;
 
 use std::cell::RefCell;
 
