@@ -2,16 +2,17 @@
 //!
 //!     cargo run --release -p cupola-data --example train_language FOLDER src/steps/language/model.zst
 //!
-//! FOLDER holds a text per language, `en.txt` and so on. The table that comes with the program was made from the sentences that
+//! FOLDER holds a text per language, `en.txt` and so on (`bench/data/language_texts.py` gathers them). The table that comes with the program was made from the sentences that
 //! the language models of lingua-rs are tested with (1.3.0, Apache-2.0, from news and web pages; 1,000 for each of 66
 //! languages), for languages that those lack from the keywords of Unicode CLDR 48 (Unicode licence), and from
 //! `src/steps/language/texts`, which were written for it.
+
+#![expect(clippy::print_stderr, reason = "a tool that says what it made")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::path::Path;
 
-#[allow(dead_code, reason = "shared with the step")]
 #[path = "../src/steps/language/features.rs"]
 mod features;
 

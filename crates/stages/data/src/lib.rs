@@ -22,7 +22,8 @@ pub use config::{DataConfig, KeepDropped, OnError, Source, SourceTable, SplitRul
 pub use pipeline::{CONTAMINATION_FILE, DROPPED_FILE, Dropped};
 pub use stage::DataStage;
 pub use step::{
-    ANY_SIZE, Across, Decision, Each, Key, Keys, Kind, Notes, Place, Setting, Sketches, Step, Verdict, Work, by_name,
+    ANY_SIZE, Across, Became, Decision, Each, Key, Keys, Kind, Many, Notes, Place, Setting, Sketches, Step, Verdict,
+    Work, by_name,
 };
-pub use steps::{HITS, hit_items};
 pub use steps::{ALL as STEPS, ClassifierTraining, LinearClassifier, NgramModel, Perplexity};
+pub use steps::{HITS, hit_items};

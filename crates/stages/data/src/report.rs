@@ -28,17 +28,24 @@ impl Count {
         self.bytes += bytes;
     }
 
+    fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+
     fn merge(&mut self, other: Self) {
         self.documents += other.documents;
         self.bytes += other.bytes;
     }
 }
 
-/// `read = kept + dropped`, in documents and in bytes.
+/// `read + made = kept + dropped`, in documents and in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// All that was read.
     pub read: Count,
+    /// What steps made of it; bytes as made.
+    #[serde(default, skip_serializing_if = "Count::is_zero")]
+    pub made: Count,
     /// What was left.
     pub kept: Count,
     /// What was dropped, by reason.
@@ -60,6 +67,7 @@ impl Tally {
 
     fn merge(&mut self, other: &Self) {
         self.read.merge(other.read);
+        self.made.merge(other.made);
         self.kept.merge(other.kept);
         for (reason, count) in &other.dropped {
             self.dropped.entry(reason.clone()).or_default().merge(*count);
@@ -72,7 +80,10 @@ impl Tally {
 pub struct StepTally {
     /// What came to it.
     pub came: Count,
-    /// What it dropped, by reason.
+    /// What it made of that.
+    #[serde(default, skip_serializing_if = "Count::is_zero")]
+    pub made: Count,
+    /// What it dropped of both, by reason.
     pub dropped: BTreeMap<String, Count>,
     /// What it counted beside that.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -161,6 +172,12 @@ impl PartReport {
         self.source(source).read.add(bytes);
     }
 
+    /// A step made a document.
+    pub fn made(&mut self, source: &str, step: usize, bytes: u64) {
+        self.source(source).made.add(bytes);
+        self.steps.entry(step).or_default().made.add(bytes);
+    }
+
     /// A document was dropped.
     pub fn drop_for(&mut self, source: &str, step: Option<usize>, reason: &str, bytes: u64) {
         self.source(source).drop_for(reason, bytes);
@@ -198,6 +215,7 @@ impl PartReport {
         for (step, tally) in &other.steps {
             let into = self.steps.entry(*step).or_default();
             into.came.merge(tally.came);
+            into.made.merge(tally.made);
             for (reason, n) in &tally.dropped {
                 into.dropped.entry(reason.clone()).or_default().merge(*n);
             }
@@ -298,6 +316,9 @@ impl DataReport {
             let _ = writeln!(out, "| {name} | {} | {} |", count.documents, count.bytes);
         };
         row("read", &self.total.read);
+        if !self.total.made.is_zero() {
+            row("made", &self.total.made);
+        }
         for (reason, count) in &self.total.dropped {
             row(&format!("dropped: {reason}"), count);
         }
@@ -313,6 +334,9 @@ impl DataReport {
         for step in &self.steps {
             let dropped: u64 = step.tally.dropped.values().map(|count| count.documents).sum();
             let mut notes: Vec<String> = step.tally.notes.iter().map(|(name, n)| format!("{name} {n}")).collect();
+            if !step.tally.made.is_zero() {
+                notes.push(format!("made {}", step.tally.made.documents));
+            }
             notes.extend(step.clusters.as_ref().map(|clusters| format!("clusters {}", clusters.count)));
             let _ =
                 writeln!(out, "| {} | {} | {dropped} | {} |", step.step, step.tally.came.documents, notes.join(", "));

@@ -54,18 +54,22 @@ impl Page {
 
     fn overview(&mut self, report: &DataReport) {
         self.raw("<table><tr><th></th><th class=n>documents</th><th class=n>bytes</th><th></th></tr>");
-        let most = report.total.read.documents.max(1);
+        let most = (report.total.read.documents + report.total.made.documents).max(1);
         let dropped = report.total.dropped.values().fold(Count::default(), |sum, count| Count {
             documents: sum.documents + count.documents,
             bytes: sum.bytes + count.bytes,
         });
         for (name, class, count) in [
             ("read", "", report.total.read),
+            ("made", "", report.total.made),
             ("dropped", "dropped", dropped),
             ("kept", "kept", report.total.kept),
             ("written to train on", "kept", report.train),
             ("written to validate", "kept", report.validation),
         ] {
+            if name == "made" && count.documents == 0 {
+                continue;
+            }
             self.row(name, class, count, most);
         }
         self.raw("</table>");
@@ -115,10 +119,14 @@ impl Page {
         let dropped: u64 = step.tally.dropped.values().map(|count| count.documents).sum();
         let _ = write!(
             self.0,
-            "<h3>{}</h3><p>{} documents came, {} left.</p>",
+            "<h3>{}</h3><p>{} documents came, {}{} left.</p>",
             escape(step.step),
             grouped(step.tally.came.documents),
-            grouped(step.tally.came.documents - dropped)
+            match step.tally.made.documents {
+                0 => String::new(),
+                made => format!("{} were made of them, ", grouped(made)),
+            },
+            grouped(step.tally.came.documents + step.tally.made.documents - dropped)
         );
         let mut reasons: Vec<(&String, &Count)> = step.tally.dropped.iter().collect();
         reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(count.documents), reason.as_str()));
@@ -216,8 +224,9 @@ impl Page {
         sources.sort_by_key(|(name, tally)| (std::cmp::Reverse(tally.read.bytes), name.as_str()));
         let left_out = sources.len().saturating_sub(4 * ROWS);
         for (name, tally) in sources.into_iter().take(4 * ROWS) {
-            let named = format!("{name} (of {} documents)", grouped(tally.read.documents));
-            self.row(&named, "kept", tally.kept, tally.read.documents.max(1));
+            let all = tally.read.documents + tally.made.documents;
+            let named = format!("{name} (of {} documents)", grouped(all));
+            self.row(&named, "kept", tally.kept, all.max(1));
         }
         self.raw("</table>");
         if left_out > 0 {

@@ -65,9 +65,11 @@ impl Configured for ConfiguredData {
     fn run(&self, context: &StageContext<'_>) -> Result<Report> {
         let mut steps = self.config.steps()?;
         let setting = Setting { recipe_dir: context.recipe_dir, seed: context.seed };
-        steps.iter_mut().try_for_each(|step| step.prepare(&setting))?;
         let collection = collect::collect(&self.config, context.recipe_dir, &Environment::read(), context.progress)?;
         forget_other_sources(&collection, context.work)?;
+        for (number, step) in steps.iter_mut().enumerate() {
+            step.prepare(&setting, &context.work.join(format!("step-{number}")))?;
+        }
         let mut outcome = pipeline::run(&self.config, &steps, context, &collection.files)?;
         outcome.report.collected = collection.sources;
         outcome.report.write(context.dir)?;
@@ -100,6 +102,7 @@ fn forget_other_sources(collection: &Collection, work: &Path) -> Result<()> {
 
 fn summary(report: &DataReport, files: usize) -> Report {
     let (total, dropped) = (&report.total, report.total.dropped_documents());
+    let made = (total.made.documents > 0).then_some(("documents_made", total.made.documents));
     let metrics = [
         ("documents_in", total.read.documents),
         ("documents_kept", total.kept.documents),
@@ -127,6 +130,7 @@ fn summary(report: &DataReport, files: usize) -> Report {
         ),
         metrics: metrics
             .into_iter()
+            .chain(made)
             .map(|(name, n)| (name.to_owned(), Value::from(n)))
             .chain(report.notes())
             .chain(report.collected_hashes())

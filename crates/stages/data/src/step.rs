@@ -1,8 +1,9 @@
 //! What a step of the pipeline is.
 //!
-//! A step is a pure function. [`Each`] sees one document at a time. [`Across`] compares documents: it names the keys under
-//! which a document meets others, judges each group that shares a key, and applies what was decided. Neither knows files,
-//! threads or the order in which documents come: that is the engine's part (`pipeline`).
+//! A step is a pure function. [`Each`] sees one document at a time. [`Many`] does too, but may make further documents of it,
+//! and waits for others, e.g. a server. [`Across`] compares documents: it names the keys under which a document meets
+//! others, judges each group that shares a key, and applies what was decided. None knows files, threads or the order in
+//! which documents come: that is the engine's part (`pipeline`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -45,6 +46,12 @@ impl Notes {
             Some(count) => *count += n,
             None => drop(self.counts.insert(name.to_owned(), n)),
         }
+    }
+
+    /// Adds another document's notes.
+    pub fn append(&mut self, other: &Self) {
+        other.counts.iter().for_each(|(name, n)| self.count(name, *n));
+        self.records.extend(other.records.iter().cloned());
     }
 
     /// Adds a record to those of a kind, which the artifact lists; an object.
@@ -98,6 +105,45 @@ pub trait Each: Send + Sync {
 
     /// Judges a document, and may change it. A panic sets the document aside.
     fn apply(&self, document: &mut Document, notes: &mut Notes) -> Verdict;
+}
+
+/// What came of a document that [`Many`] looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Became {
+    /// What happens to the document itself.
+    pub verdict: Verdict,
+    /// What was made of it, each with a verdict; they follow the document in this order.
+    pub made: Vec<(Document, Verdict)>,
+}
+
+/// The field of a made document that says which document it was made of.
+pub const MADE_FROM: &str = "made_from";
+
+/// In that field, what decides on which side of the split both are: the hexadecimal hash (XXH3, 64 bits) of the first text.
+pub const SPLIT_KEY: &str = "split_key";
+
+/// A step that may make further documents of one, and that waits for something else than this machine's cores meanwhile.
+/// The engine calls it for several documents at a time, on threads that may sleep, and keeps their order.
+pub trait Many: Send + Sync {
+    /// Checks the settings without opening a file; wrong ones are usage errors.
+    fn validate(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Files and folders it reads, as the recipe names them.
+    fn references(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Gets ready, once, before the first document. In the folder `work`, which is its own and need not be there yet, it may
+    /// keep what a run that was cut off is not to do again.
+    fn prepare(&mut self, setting: &Setting<'_>, work: &Path) -> Result<()>;
+
+    /// For how many documents it is called at a time.
+    fn threads(&self) -> usize;
+
+    /// Judges a document, may change it, and makes others of it. A panic sets the document aside, an error stops the run.
+    fn apply(&self, document: &mut Document, notes: &mut Notes) -> Result<Became>;
 }
 
 /// Where a document stands in a pass, in the order of the sources: smaller is earlier, whatever the number of threads.
@@ -211,6 +257,8 @@ pub trait Across: Send + Sync {
 pub enum Work {
     /// One document at a time.
     Each(Box<dyn Each>),
+    /// One document at a time, of which others are made.
+    Many(Box<dyn Many>),
     /// Documents with each other.
     Across(Box<dyn Across>),
 }
@@ -222,13 +270,14 @@ pub struct Kind {
     /// What it does, by whom it was published, in a line.
     pub about: &'static str,
     configure: fn(&str, toml::Table) -> Result<(Work, Value)>,
+    defaults: fn() -> Value,
 }
 
 impl Kind {
     /// A kind of step that looks at documents one at a time.
     pub const fn each<T>(name: &'static str, about: &'static str) -> Self
     where
-        T: Each + Serialize + DeserializeOwned + 'static,
+        T: Each + Default + Serialize + DeserializeOwned + 'static,
     {
         Self {
             name,
@@ -238,13 +287,31 @@ impl Kind {
                 step.validate()?;
                 Ok((Work::Each(Box::new(step)), settings))
             },
+            defaults: defaults::<T>,
+        }
+    }
+
+    /// A kind of step that makes documents of others.
+    pub const fn many<T>(name: &'static str, about: &'static str) -> Self
+    where
+        T: Many + Default + Serialize + DeserializeOwned + 'static,
+    {
+        Self {
+            name,
+            about,
+            configure: |section, table| {
+                let (step, settings) = read::<T>(section, table)?;
+                step.validate()?;
+                Ok((Work::Many(Box::new(step)), settings))
+            },
+            defaults: defaults::<T>,
         }
     }
 
     /// A kind of step that compares documents.
     pub const fn across<T>(name: &'static str, about: &'static str) -> Self
     where
-        T: Across + Serialize + DeserializeOwned + 'static,
+        T: Across + Default + Serialize + DeserializeOwned + 'static,
     {
         Self {
             name,
@@ -254,7 +321,13 @@ impl Kind {
                 step.validate()?;
                 Ok((Work::Across(Box::new(step)), settings))
             },
+            defaults: defaults::<T>,
         }
+    }
+
+    /// Its settings where the recipe says nothing, also where it has to say something.
+    pub fn defaults(&self) -> Value {
+        (self.defaults)()
     }
 
     /// The step with these settings; unknown ones are errors that suggest the nearest known one.
@@ -268,6 +341,10 @@ fn read<T: Serialize + DeserializeOwned>(section: &str, table: toml::Table) -> R
     let step: T = parse_config(section, table)?;
     let settings = serde_json::to_value(&step).unwrap_or_default();
     Ok((step, settings))
+}
+
+fn defaults<T: Default + Serialize>() -> Value {
+    serde_json::to_value(T::default()).unwrap_or_default()
 }
 
 /// A step with its settings.
@@ -285,14 +362,16 @@ impl Step {
     pub fn references(&self) -> Vec<String> {
         match &self.work {
             Work::Each(step) => step.references(),
+            Work::Many(step) => step.references(),
             Work::Across(step) => step.references(),
         }
     }
 
-    /// Gets ready, once, before the first document.
-    pub fn prepare(&mut self, setting: &Setting<'_>) -> Result<()> {
+    /// Gets ready, once, before the first document; `work` is its folder for what outlives a cut.
+    pub fn prepare(&mut self, setting: &Setting<'_>, work: &Path) -> Result<()> {
         match &mut self.work {
             Work::Each(step) => step.prepare(setting),
+            Work::Many(step) => step.prepare(setting, work),
             Work::Across(step) => step.prepare(setting),
         }
     }

@@ -13,8 +13,7 @@ const END: &str = "<!-- end of steps -->";
 fn table() -> String {
     let mut out = String::from("| step | what it does | settings |\n|---|---|---|\n");
     for kind in STEPS {
-        let step = kind.configure(toml::Table::new()).unwrap();
-        let settings: Vec<String> = step.settings.as_object().unwrap().iter().map(setting).collect();
+        let settings: Vec<String> = kind.defaults().as_object().unwrap().iter().map(setting).collect();
         writeln!(out, "| `{}` | {} | {} |", kind.name, kind.about, settings.join(", ")).unwrap();
     }
     out

@@ -15,6 +15,7 @@ use super::part::{Lines, PartId, read_lines};
 use crate::config::{DataConfig, Mixture, Source, SplitRule};
 use crate::plan::BYTES_PER_TOKEN;
 use crate::report::Count;
+use crate::step::{MADE_FROM, SPLIT_KEY};
 
 /// Keeps the choice of a source's documents apart from the choice of the split.
 const EPOCH_SEED: u64 = 0x65_706F_6368;
@@ -109,7 +110,8 @@ pub struct Emitting<'a> {
 impl Emitting<'_> {
     /// Writes a document where it belongs.
     pub fn write(&mut self, document: &Document) -> Result<()> {
-        let held_out = unit(xxh3_64(document.text.as_bytes())) < self.emitter.fraction;
+        let side = made_from(document).unwrap_or_else(|| xxh3_64(document.text.as_bytes()));
+        let held_out = unit(side) < self.emitter.fraction;
         match &mut self.validation {
             // What is held out is held out once.
             Some(validation) if held_out => {
@@ -134,6 +136,13 @@ impl Emitting<'_> {
         self.validation.map_or(Ok(()), Lines::finish)?;
         Ok(self.emitted)
     }
+}
+
+/// The hash that decides the side of a document that was made of another: the other's, so that no text is trained on in
+/// one form and held out in another.
+fn made_from(document: &Document) -> Option<u64> {
+    let key = document.fields.get(MADE_FROM)?.get(SPLIT_KEY)?.as_str()?;
+    u64::from_str_radix(key, 16).ok()
 }
 
 /// A hash as a number in [0, 1).

@@ -1,7 +1,7 @@
 //! The embedded engine: runs the steps over any amount of text in bounded memory, on all cores, and goes on where it was
 //! cut off.
 //!
-//! Steps that compare documents divide the pipeline into passes. The first pass reads the sources in chunks, later ones
+//! Steps that compare documents, or make documents of others, divide the pipeline into passes. The first pass reads the sources in chunks, later ones
 //! read what the pass before wrote; each writes parts (`part`), and a part that is complete is not made again. Between two
 //! passes the keys of all parts are brought together and judged (`groups`). The last pass writes the artifact's files
 //! (`emit`). Where chunks end, the order of documents and every decision depend on the sources and settings alone, so the
@@ -13,6 +13,7 @@ mod groups;
 mod part;
 mod pass;
 mod sources;
+mod waiting;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -28,16 +29,17 @@ use serde_json::Value;
 use crate::collect::LocalFile;
 use crate::config::{DataConfig, FEW_RECORDS, KeepDropped, Source};
 use crate::report::{Clusters, DataReport, PartReport};
-use crate::step::{Across, Step, Work};
+use crate::step::{Across, Many, Step, Work};
 use crate::steps::{HITS, hit_items};
 
 use emit::{Emitted, Emitter, Whole};
 use groups::Decisions;
-pub use part::Dropped;
 use part::{Description, Lines, PartId};
-use pass::Pass;
+pub use part::{Dropped, read_exact_at};
+use pass::{Numbers, Pass};
 use sources::GroupReader;
 pub use sources::{SourceFile, files};
+use waiting::Waiting;
 
 /// The dropped documents' file in a data artifact.
 pub const DROPPED_FILE: &str = "dropped.jsonl.zst";
@@ -69,22 +71,26 @@ pub fn run(
     let mut epochs: Vec<f64> = config.sources.iter().map(Source::epochs).collect();
     let mut engine = Engine { config, steps, context, all: PartReport::default(), clusters: HashMap::new() };
     let mut passes = pass::passes(steps);
+    let last_with_steps = passes.len() - 1;
     if config.mixture.is_some() {
         // What is kept of each source is known before anything is written.
-        passes.push(Vec::new());
+        passes.push(Numbers::default());
     }
     let last = passes.len() - 1;
-    let across: Vec<(usize, &dyn Across)> =
-        steps.iter().enumerate().filter_map(|(i, s)| Some((i, s.work.across()?))).collect();
+    let across = |pass: Option<&Numbers>| {
+        let step = pass?.first?;
+        Some((step, steps[step].work.across()?))
+    };
     let mut before: Option<(PathBuf, Vec<PartId>, Option<Decisions>)> = None;
-    for (number, each) in passes.iter().enumerate() {
+    for (number, numbers) in passes.iter().enumerate() {
         let dir = context.work.join(format!("pass-{number}"));
         std::fs::create_dir_all(&dir).context(|| format!("cannot create {}", dir.display()))?;
-        let then = across.get(number).copied();
-        let decided = match (number.checked_sub(1).and_then(|i| across.get(i)), &before) {
-            (Some((step, across)), Some((_, _, Some(decisions)))) => Some((*step, *across, decisions)),
+        let then = across(passes.get(number + 1));
+        let decided = match (across(Some(numbers)), &before) {
+            (Some((step, across)), Some((_, _, Some(decisions)))) => Some((step, across, decisions)),
             _ => None,
         };
+        let many = numbers.first.and_then(|step| Some((step, steps[step].work.many()?)));
         if let Some(mixture) = config.mixture.as_ref().filter(|_| number == last) {
             epochs = Emitter::mix(mixture, &config.sources, &engine.kept_by_source(&files), context.progress)?;
         }
@@ -92,9 +98,10 @@ pub fn run(
         let pass = Pass {
             dir: &dir,
             decided,
-            each: each.iter().filter_map(|i| Some((*i, steps[*i].work.each()?))).collect(),
+            many: many.map(|(step, many)| (step, many, Waiting::new(many.threads()))),
+            each: numbers.each.iter().filter_map(|i| Some((*i, steps[*i].work.each()?))).collect(),
             then: then.map(|(_, across)| across),
-            counts_kept: then.is_none() && (config.mixture.is_none() || number < last),
+            counts_kept: number == last_with_steps,
             emit: (number == last).then_some(&emitter),
             steps,
             keep_dropped: config.keep_dropped,
@@ -224,15 +231,31 @@ impl Engine<'_, '_> {
 
     /// A later pass: makes a part of each of the pass before.
     fn follow(&self, from: &Path, parts: &[PartId], pass: &Pass<'_>) -> Result<Vec<PartId>> {
-        let progress = self.context.progress;
-        progress.begin("cleaning", Some(parts.len() as u64), "parts");
-        let done = AtomicU64::new(0);
-        let result = parts.par_iter().try_for_each(|id| {
-            if Description::read(pass.dir, *id)?.is_none() {
-                let last = Description::read(from, *id)?.is_some_and(|description| description.last);
-                pass.next(*id, from, last)?;
+        let (progress, done) = (self.context.progress, AtomicU64::new(0));
+        let more = |n: u64| progress.update(done.fetch_add(n, Ordering::Relaxed) + n, "");
+        // Where a step waits for each document, documents are counted, elsewhere parts.
+        let documents = |description: Option<Description>| description.map_or(0, |description| description.documents);
+        match &pass.many {
+            Some((step, _, _)) => {
+                let mut total = 0;
+                for id in parts {
+                    total += documents(Description::read(from, *id)?);
+                }
+                progress.begin(self.steps[*step].kind.name, Some(total), "documents");
             }
-            progress.update(done.fetch_add(1, Ordering::Relaxed) + 1, "");
+            None => progress.begin("cleaning", Some(parts.len() as u64), "parts"),
+        }
+        let result = parts.par_iter().try_for_each(|id| {
+            let before = Description::read(from, *id)?;
+            let complete = Description::read(pass.dir, *id)?.is_some();
+            if !complete {
+                pass.next(*id, from, before.as_ref().is_some_and(|before| before.last), &|| more(1))?;
+            }
+            match (&pass.many, complete) {
+                (Some(_), true) => more(documents(before)),
+                (Some(_), false) => {}
+                (None, _) => more(1),
+            }
             Ok(())
         });
         progress.end();
@@ -253,7 +276,7 @@ impl Engine<'_, '_> {
             self.all.sources.values().filter_map(|tally| tally.dropped.get(reason)).map(|count| count.documents).sum()
         };
         let broken = count("broken_record") + count("no_text") + count("set_aside");
-        let read: u64 = self.all.sources.values().map(|tally| tally.read.documents).sum();
+        let read: u64 = self.all.sources.values().map(|tally| tally.read.documents + tally.made.documents).sum();
         let share = broken as f64 / read.max(1) as f64;
         if read >= FEW_RECORDS && share > self.config.max_broken {
             return Err(Error::failed(format!(
@@ -434,14 +457,21 @@ impl Work {
     fn each(&self) -> Option<&dyn crate::step::Each> {
         match self {
             Self::Each(step) => Some(step.as_ref()),
-            Self::Across(_) => None,
+            Self::Many(_) | Self::Across(_) => None,
+        }
+    }
+
+    fn many(&self) -> Option<&dyn Many> {
+        match self {
+            Self::Many(step) => Some(step.as_ref()),
+            Self::Each(_) | Self::Across(_) => None,
         }
     }
 
     fn across(&self) -> Option<&dyn Across> {
         match self {
             Self::Across(step) => Some(step.as_ref()),
-            Self::Each(_) => None,
+            Self::Each(_) | Self::Many(_) => None,
         }
     }
 }

@@ -76,6 +76,9 @@ pub struct Travelling {
 pub struct Description {
     /// Whether the group of files ends with this part.
     pub last: bool,
+    /// Documents that it holds for the next pass.
+    #[serde(default)]
+    pub documents: u64,
     /// What happened to the documents that came in.
     pub report: PartReport,
     /// What the last pass wrote.

@@ -1,4 +1,4 @@
-//! One pass over the documents: the steps between two that compare documents.
+//! One pass over the documents: the steps between two that need all documents of a part, or of all parts.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -8,11 +8,14 @@ use cupola_records::Document;
 
 use super::emit::{Emitter, Emitting};
 use super::groups::Decisions;
-use super::part::{Description, Documents, Dropped, Lines, PartId, Travelling, read_documents, write_file, write_keys};
+use super::part::{
+    Description, Documents, Dropped, Lines, MAX_DOCUMENTS, PartId, Travelling, read_documents, write_file, write_keys,
+};
 use super::sources::Read;
+use super::waiting::Waiting;
 use crate::config::KeepDropped;
 use crate::report::PartReport;
-use crate::step::{ANY_SIZE, Across, Decision, Each, Keys, Notes, Step, Verdict, Work};
+use crate::step::{ANY_SIZE, Across, Became, Decision, Each, Keys, Many, Notes, Step, Verdict, Work};
 
 /// Documents of each reason that a part keeps as a sample of what was dropped.
 const SAMPLES: u64 = 8;
@@ -26,6 +29,8 @@ pub struct Pass<'a> {
     pub dir: &'a Path,
     /// The step that compared the documents of the pass before, its number, and what it decided.
     pub decided: Option<(usize, &'a dyn Across, &'a Decisions)>,
+    /// The step that makes documents of those of the pass before, its number, and how many wait at a time.
+    pub many: Option<(usize, &'a dyn Many, Waiting)>,
     /// The steps that look at documents one at a time, with their numbers.
     pub each: Vec<(usize, &'a dyn Each)>,
     /// The step that will compare what is left.
@@ -62,9 +67,17 @@ impl Pass<'_> {
         part.finish(last)
     }
 
-    /// Makes the part that follows one of the pass before.
-    pub fn next(&self, id: PartId, before: &Path, last: bool) -> Result<()> {
+    /// Makes the part that follows one of the pass before; `done` is called for each document that a step has waited for.
+    pub fn next(&self, id: PartId, before: &Path, last: bool, done: &(dyn Fn() + Sync)) -> Result<()> {
         let mut part = Part::create(self, id)?;
+        if let Some((step, many, waiting)) = &self.many {
+            let documents = read_documents(before, id)?.collect::<Result<Vec<Travelling>>>()?;
+            return match part.made(*step, *many, waiting, documents, done)? {
+                true => part.finish(last),
+                // Another part's error stopped the run: this one is not complete.
+                false => Ok(()),
+            };
+        }
         let decisions = match self.decided {
             Some((_, _, decisions)) => decisions.of_part(id)?,
             None => Vec::new(),
@@ -135,6 +148,54 @@ impl<'a, 'p> Part<'a, 'p> {
                 }
             }
         }
+        self.go_on(travelling)
+    }
+
+    /// Makes documents of others and takes both through the pass's further steps; whether it came to the end.
+    fn made(
+        &mut self,
+        step: usize,
+        many: &dyn Many,
+        waiting: &Waiting,
+        mut documents: Vec<Travelling>,
+        done: &(dyn Fn() + Sync),
+    ) -> Result<bool> {
+        let results = waiting.each(&mut documents, |travelling| {
+            let mut notes = Notes::default();
+            let mut became = Ok(Became { verdict: Verdict::Keep, made: Vec::new() });
+            let verdict = guarded(&mut travelling.document, |document| {
+                became = many.apply(document, &mut notes);
+                Verdict::Keep
+            });
+            done();
+            match verdict {
+                Verdict::Keep => became.map(|became| (became, notes)),
+                broken => Ok((Became { verdict: broken, made: Vec::new() }, notes)),
+            }
+        })?;
+        if results.len() < documents.len() {
+            return Ok(false);
+        }
+        for (travelling, (became, notes)) in documents.into_iter().zip(results) {
+            self.notes[step].append(&notes);
+            self.report.steps.entry(step).or_default().came.add(travelling.bytes);
+            if !self.is_dropped(became.verdict, step, &travelling)? {
+                self.go_on(travelling)?;
+            }
+            for (document, verdict) in became.made {
+                let travelling = Travelling { bytes: document.text.len() as u64, document };
+                self.report.made(&travelling.document.source, step, travelling.bytes);
+                if !self.is_dropped(verdict, step, &travelling)? {
+                    self.go_on(travelling)?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes a document through the steps that look at documents one at a time.
+    fn go_on(&mut self, mut travelling: Travelling) -> Result<()> {
+        let (pass, bytes) = (self.pass, travelling.bytes);
         for (step, each) in &pass.each {
             self.report.steps.entry(*step).or_default().came.add(bytes);
             let verdict = guarded(&mut travelling.document, |document| each.apply(document, &mut self.notes[*step]));
@@ -178,6 +239,10 @@ impl<'a, 'p> Part<'a, 'p> {
             }
         }
         self.kept += 1;
+        if self.kept > MAX_DOCUMENTS {
+            return Err(Error::failed(format!("more than {MAX_DOCUMENTS} documents are made in a part"))
+                .with_hint("make fewer documents of each"));
+        }
         match (&mut self.documents, &mut self.emitted) {
             (Some(documents), _) => documents.write(travelling),
             (None, Some(emitted)) => emitted.write(document),
@@ -247,7 +312,7 @@ impl<'a, 'p> Part<'a, 'p> {
             }
         }
         records.map_or(Ok(()), Lines::finish)?;
-        Description { last, report: self.report, emitted }.write(dir, self.id)
+        Description { last, documents: self.kept as u64, report: self.report, emitted }.write(dir, self.id)
     }
 }
 
@@ -264,13 +329,22 @@ fn guarded(document: &mut Document, step: impl FnOnce(&mut Document) -> Verdict)
     })
 }
 
-/// The steps of a pipeline, divided into passes: the numbers of each pass's single-document steps.
-pub fn passes(steps: &[Step]) -> Vec<Vec<usize>> {
-    let mut passes = vec![Vec::new()];
+/// The steps of a pass, by their numbers.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    /// The step for which the pass before wrote its documents; none in the first pass.
+    pub first: Option<usize>,
+    /// The steps after it that look at documents one at a time.
+    pub each: Vec<usize>,
+}
+
+/// The steps of a pipeline, divided into passes.
+pub fn passes(steps: &[Step]) -> Vec<Numbers> {
+    let mut passes = vec![Numbers::default()];
     for (i, step) in steps.iter().enumerate() {
         match (&step.work, passes.last_mut()) {
-            (Work::Each(_), Some(pass)) => pass.push(i),
-            _ => passes.push(Vec::new()),
+            (Work::Each(_), Some(pass)) => pass.each.push(i),
+            _ => passes.push(Numbers { first: Some(i), each: Vec::new() }),
         }
     }
     passes

@@ -14,6 +14,7 @@ mod lists;
 mod normalize;
 mod perplexity;
 mod privacy;
+mod synthesize;
 mod word_hashes;
 mod words;
 
@@ -49,4 +50,5 @@ pub const ALL: &[Kind] = &[
     dedup::substring::SUBSTRING_DUPLICATES,
     dedup::semantic::SEMANTIC_DUPLICATES,
     decontaminate::DECONTAMINATE,
+    synthesize::SYNTHESIZE,
 ];

@@ -1,5 +1,7 @@
 //! The language of a document, by paragraphs.
 //!
+//! Paragraphs end at blank lines, or at each line's end where a text has no blank lines.
+//!
 //! The script decides where a single language is written in it; else a table of trigrams and words does (naive Bayes, see
 //! [`model`]). The texts it was made from are named in `examples/train_language.rs`.
 
@@ -7,7 +9,7 @@ mod features;
 mod model;
 pub mod script;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use cupola_artifact::{Error, Result};
 use cupola_records::Document;
@@ -24,7 +26,7 @@ pub const LANGUAGE: Kind = Kind::each::<Language>(
 );
 
 /// More characters of a paragraph tell nothing new.
-const MOST_CHARACTERS: usize = 2000;
+const MOST_CHARACTERS: usize = 1000;
 
 /// Fields `language` (ISO 639-1, or 639-3 where there is no shorter code; `und` where nothing tells), `language_score`,
 /// `script` (ISO 15924) and, where there are several, `languages` with the share of each in the text.
@@ -98,7 +100,8 @@ impl Each for Language {
         let mut shares: BTreeMap<String, f64> = BTreeMap::new();
         let mut foreign: Vec<&str> = Vec::new();
         let (mut certain, mut scripts) = (0.0, BTreeMap::new());
-        for paragraph in document.text.split('\n') {
+        let separator = if document.text.contains("\n\n") { "\n\n" } else { "\n" };
+        for paragraph in document.text.split(separator) {
             if letters(paragraph) < self.min_letters {
                 continue;
             }
@@ -123,9 +126,10 @@ impl Each for Language {
         };
         if self.trim && !foreign.is_empty() && self.keeps(&whole.language) {
             notes.count("language.trimmed_paragraphs", foreign.len() as u64);
-            let gone: std::collections::HashSet<*const u8> = foreign.iter().map(|part| part.as_ptr()).collect();
-            let kept: Vec<&str> = document.text.split('\n').filter(|part| !gone.contains(&part.as_ptr())).collect();
-            document.text = kept.join("\n");
+            let gone: HashSet<*const u8> = foreign.iter().map(|part| part.as_ptr()).collect();
+            let kept: Vec<&str> =
+                document.text.split(separator).filter(|part| !gone.contains(&part.as_ptr())).collect();
+            document.text = kept.join(separator);
         }
         self.verdict(document, notes, whole, shares)
     }

@@ -58,13 +58,15 @@ fn only_languages_that_were_asked_for_stay() {
 
 #[test]
 fn paragraphs_in_other_languages_are_told_and_trimmed() {
-    let text = format!("{ENGLISH}\n{ENGLISH}\n\n{GERMAN}\n12\n{ENGLISH}");
+    let text = format!("{ENGLISH}\n{ENGLISH}\n\n{GERMAN}\n{GERMAN}\n\n12\n\n{ENGLISH}");
     let (document, _) = applied("", &text);
     assert_eq!(document.field("language"), Some("en"));
     assert!(document.fields["languages"]["de"].as_f64().unwrap() > 0.2);
     assert_eq!(document.text, text);
     let (document, _) = applied("keep = [\"en\"]\ntrim = true", &text);
-    assert_eq!(document.text, format!("{ENGLISH}\n{ENGLISH}\n\n12\n{ENGLISH}"));
+    assert_eq!(document.text, format!("{ENGLISH}\n{ENGLISH}\n\n12\n\n{ENGLISH}"));
+    let (document, _) = applied("keep = [\"de\"]\ntrim = true", &format!("{GERMAN}\n{ENGLISH}\n{GERMAN}"));
+    assert_eq!(document.text, format!("{GERMAN}\n{GERMAN}"));
 }
 
 /// The thirty languages with the most speakers, first and later ones together (Ethnologue's list of 2025), of those that the

@@ -41,11 +41,12 @@ fn find(text: &Text<'_>, at: usize) -> Option<Span> {
 /// Global, unique local, link-local and multicast addresses, those that stand for IPv4: what IANA has given out. Others, like
 /// `a::b`, are a program's path.
 fn is_in_use(address: Ipv6Addr) -> bool {
-    match address.segments() {
-        [0x2000..=0x3FFF | 0xFC00..=0xFDFF | 0xFE80..=0xFEBF | 0xFF00..=0xFF0F, ..] => true,
-        [0x64, 0xFF9B, ..] | [0, 0, 0, 0, 0, 0xFFFF, _, _] => true,
-        _ => false,
-    }
+    matches!(
+        address.segments(),
+        [0x2000..=0x3FFF | 0xFC00..=0xFDFF | 0xFE80..=0xFEBF | 0xFF00..=0xFF0F, ..]
+            | [0x64, 0xFF9B, ..]
+            | [0, 0, 0, 0, 0, 0xFFFF, _, _]
+    )
 }
 
 /// In the range that RFC 3849 keeps for documentation.

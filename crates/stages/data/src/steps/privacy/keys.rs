@@ -2,7 +2,7 @@
 
 use super::fake::Chance;
 use super::rule::{Anchor, Rule, Span, rule};
-use super::text::Text;
+use super::text::{Text, is_word};
 
 /// The rule.
 pub const KEY: Rule =
@@ -129,13 +129,13 @@ pub fn find(text: &Text<'_>, start: usize, service: &Service) -> Option<Span> {
     let body = start + service.prefix.len();
     match service.body {
         Body::Pem => return pem(text, start, body),
-        _ if is_inside(text.before(start), service.body) => return None,
+        _ if is_word(text.before(start)) || is_inside(text.before(start), service.body) => return None,
         _ => {}
     }
     let class = |byte: u8| is_inside(byte, service.body);
     let mut length = text.run(body, service.most + 1, class);
-    // A dot or a hyphen at the end is the sentence's.
-    while length > 0 && b".-".contains(&text.at(body + length - 1)) {
+    // A dot at the end is the sentence's; a hyphen can be the key's.
+    while length > 0 && text.at(body + length - 1) == b'.' {
         length -= 1;
     }
     if !(service.least..=service.most).contains(&length) || text.joined_after(body + length) {
@@ -152,14 +152,9 @@ pub fn find(text: &Text<'_>, start: usize, service: &Service) -> Option<Span> {
 
 fn is_inside(byte: u8, body: Body) -> bool {
     match body {
-        Body::Alphanumeric | Body::Upper | Body::Hex => {
-            let inside = match body {
-                Body::Upper => byte.is_ascii_uppercase() || byte.is_ascii_digit(),
-                Body::Hex => byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'),
-                _ => byte.is_ascii_alphanumeric(),
-            };
-            inside
-        }
+        Body::Upper => byte.is_ascii_uppercase() || byte.is_ascii_digit(),
+        Body::Hex => byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'),
+        Body::Alphanumeric => byte.is_ascii_alphanumeric(),
         Body::Url => byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_',
         Body::Dotted | Body::Pem => byte.is_ascii_alphanumeric() || b"-_.".contains(&byte),
         Body::Bearer => byte.is_ascii_alphanumeric() || b"-_.+/=~".contains(&byte),
@@ -182,7 +177,12 @@ fn pem(text: &Text<'_>, start: usize, body: usize) -> Option<Span> {
         return None;
     }
     let last = format!("-----END {name}-----");
-    let at = rest.find(&last)?;
+    // The next line of the kind has to be the one that ends it: so that what has only beginnings takes no longer.
+    let head = name.len() + "-----".len();
+    let at = head + rest.get(head..)?.find("-----")?;
+    if !rest[at..].starts_with(&last) {
+        return None;
+    }
     Some(Span::new(start, body + at + last.len()))
 }
 
@@ -294,6 +294,12 @@ mod tests {
         let pem = format!("-----BEGIN RSA PRIVATE KEY-----\n{}\n-----END RSA PRIVATE KEY-----", body(64, MIXED));
         assert_eq!(found("key", &format!("x\n{pem}\n")), [pem.as_str()]);
         assert!(found("key", &pem.replace("PRIVATE", "PUBLIC")).is_empty());
+    }
+
+    #[test]
+    fn a_key_may_end_in_a_hyphen() {
+        let key = format!("AIza{}-", body(34, MIXED));
+        assert_eq!(found("key", &format!("It was {key}.")), [key.as_str()]);
     }
 
     #[test]
