@@ -281,7 +281,7 @@ fn add_up(mut all: Vec<Counted>) -> Vec<Counted> {
 }
 
 /// What follows a context: how much, and how many n-grams that count 1, 2 and more.
-struct Context {
+struct History {
     key: u64,
     total: u64,
     kinds: [u32; 3],
@@ -291,7 +291,7 @@ struct Context {
 struct Level {
     counted: Vec<Counted>,
     /// Sorted by key.
-    contexts: Vec<Context>,
+    contexts: Vec<History>,
     /// What is taken from counts of 1, 2 and more.
     discounts: [f64; 3],
 }
@@ -299,7 +299,7 @@ struct Level {
 impl Level {
     fn new(counted: Vec<Counted>) -> Self {
         let contexts = counted.chunk_by(|a, b| a.context == b.context).map(|run| {
-            let mut context = Context { key: run[0].context, total: 0, kinds: [0; 3] };
+            let mut context = History { key: run[0].context, total: 0, kinds: [0; 3] };
             for gram in run {
                 context.total += u64::from(gram.count);
                 context.kinds[gram.count.min(3) as usize - 1] += 1;
@@ -312,7 +312,7 @@ impl Level {
         Self { counted, contexts, discounts }
     }
 
-    fn context(&self, key: u64) -> Option<&Context> {
+    fn context(&self, key: u64) -> Option<&History> {
         self.contexts.binary_search_by_key(&key, |context| context.key).ok().map(|at| &self.contexts[at])
     }
 
