@@ -40,7 +40,8 @@ fn is_wanted(archive: &Path, member: &Member<'_>, skipped: &Skipped) -> Result<b
     if !member.is_file {
         return Ok(false);
     }
-    let hidden = member.name.split('/').any(|part| part.starts_with('.') && part != ".") || member.name.starts_with("__MACOSX/");
+    let hidden =
+        member.name.split('/').any(|part| part.starts_with('.') && part != ".") || member.name.starts_with("__MACOSX/");
     if hidden || !known {
         skipped.count("archive_member_of_unknown_kind");
         return Ok(false);

@@ -159,7 +159,8 @@ fn hz(text: &str) -> Option<Decoded> {
             // A line ends what its closing mark does not.
             let end = after.find("~}").unwrap_or(after.len()).min(after.find('\n').unwrap_or(after.len()));
             let pairs = &after.as_bytes()[..end & !1];
-            if pairs.chunks_exact(2).any(|pair| !(0x21..=0x77).contains(&pair[0]) || !(0x21..=0x7E).contains(&pair[1])) {
+            if pairs.chunks_exact(2).any(|pair| !(0x21..=0x77).contains(&pair[0]) || !(0x21..=0x7E).contains(&pair[1]))
+            {
                 return None;
             }
             gb.extend(pairs.iter().map(|b| b | 0x80));

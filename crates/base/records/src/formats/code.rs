@@ -83,12 +83,12 @@ const BY_NAME: &[(&str, &str)] = &[
 pub(crate) const FORMAT: Format = Format {
     name: "source code",
     extensions: &[
-        "adb", "ads", "s", "asm", "c", "h", "cs", "cpp", "cc", "cxx", "hpp", "hh", "hxx", "cmake", "css", "scss", "less",
-        "cu", "cuh", "clj", "cljs", "dart", "ex", "exs", "erl", "hrl", "fs", "fsx", "f90", "f95", "f03", "f", "go",
-        "groovy", "gradle", "hs", "java", "js", "mjs", "cjs", "jsx", "jl", "kt", "kts", "lean", "lisp", "el", "scm",
-        "rkt", "lua", "mk", "m", "nix", "ml", "mli", "php", "pas", "pl", "pm", "ps1", "pro", "proto", "py", "pyi", "r",
-        "rb", "rs", "sql", "scala", "sh", "bash", "zsh", "swift", "toml", "tex", "rst", "ts", "tsx", "v", "sv", "vhd",
-        "vhdl", "xml", "yaml", "yml", "zig",
+        "adb", "ads", "s", "asm", "c", "h", "cs", "cpp", "cc", "cxx", "hpp", "hh", "hxx", "cmake", "css", "scss",
+        "less", "cu", "cuh", "clj", "cljs", "dart", "ex", "exs", "erl", "hrl", "fs", "fsx", "f90", "f95", "f03", "f",
+        "go", "groovy", "gradle", "hs", "java", "js", "mjs", "cjs", "jsx", "jl", "kt", "kts", "lean", "lisp", "el",
+        "scm", "rkt", "lua", "mk", "m", "nix", "ml", "mli", "php", "pas", "pl", "pm", "ps1", "pro", "proto", "py",
+        "pyi", "r", "rb", "rs", "sql", "scala", "sh", "bash", "zsh", "swift", "toml", "tex", "rst", "ts", "tsx", "v",
+        "sv", "vhd", "vhdl", "xml", "yaml", "yml", "zig",
     ],
     // A folder of documents may hold a script; a tree of code is asked for as such.
     searched: false,

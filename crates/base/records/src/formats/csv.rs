@@ -43,7 +43,8 @@ fn open(content: Content, separator: Option<u8>) -> Result<Stream> {
         Err(e) if e.error_len().is_none() => None,
         Err(_) => encoding::confident(&content.head),
     };
-    let wide = encoding::wide_encoding(&content.head).and_then(|name| encoding_rs::Encoding::for_label(name.as_bytes()));
+    let wide =
+        encoding::wide_encoding(&content.head).and_then(|name| encoding_rs::Encoding::for_label(name.as_bytes()));
     let (reader, encoding): (Box<dyn BufRead + Send>, _) = match wide.or(found) {
         None => (Box::new(content.into_text().0), UTF_8),
         Some(encoding) => {
@@ -149,7 +150,8 @@ impl Rows {
             let input = self.reader.fill_buf()?;
             let at_end = input.is_empty();
             // Blank lines come before the row.
-            let blank = if started.is_none() { input.iter().take_while(|b| matches!(b, b'\n' | b'\r')).count() } else { 0 };
+            let blank =
+                if started.is_none() { input.iter().take_while(|b| matches!(b, b'\n' | b'\r')).count() } else { 0 };
             if blank > 0 {
                 let lines = input[..blank].iter().filter(|b| **b == b'\n').count() as u64;
                 self.reader.consume(blank);

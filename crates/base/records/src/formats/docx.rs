@@ -82,7 +82,8 @@ fn heading_styles(xml: &str) -> Result<HashMap<String, usize>, String> {
                     }
                 }
                 "outlineLvl" => {
-                    let level = attribute(start, "val").and_then(|v| v.parse::<usize>().ok()).filter(|level| *level < 9);
+                    let level =
+                        attribute(start, "val").and_then(|v| v.parse::<usize>().ok()).filter(|level| *level < 9);
                     if let Some(level) = level {
                         styles.entry(id.clone()).or_insert((level + 1).min(6));
                     }
@@ -133,11 +134,14 @@ impl Markdown {
                     self.heading = self.styles.get(&style).copied().or_else(|| heading_level(&style));
                 }
                 "outlineLvl" if self.heading.is_none() => {
-                    let level = attribute(start, "val").and_then(|v| v.parse::<usize>().ok()).filter(|level| *level < 9);
+                    let level =
+                        attribute(start, "val").and_then(|v| v.parse::<usize>().ok()).filter(|level| *level < 9);
                     self.heading = level.map(|level| (level + 1).min(6));
                 }
                 "numPr" => self.list = self.list.or(Some(0)),
-                "ilvl" => self.list = attribute(start, "val").and_then(|v| v.parse().ok()).map(|level: usize| level.min(8)),
+                "ilvl" => {
+                    self.list = attribute(start, "val").and_then(|v| v.parse().ok()).map(|level: usize| level.min(8))
+                }
                 "t" => self.in_text = true,
                 "tab" => self.paragraph.push('\t'),
                 "br" | "cr" => self.paragraph.push('\n'),

@@ -70,7 +70,10 @@ fn chapters(zip: &mut Zip, package: &Package, folder: &str) -> Result<String> {
         html.push('\n');
         chapters += 1;
         if html.len() > MAX_TEXT_BYTES {
-            return Err(broken(&zip.path, &format!("the chapters together are longer than {} MiB", MAX_TEXT_BYTES >> 20)));
+            return Err(broken(
+                &zip.path,
+                &format!("the chapters together are longer than {} MiB", MAX_TEXT_BYTES >> 20),
+            ));
         }
     }
     if chapters == 0 {

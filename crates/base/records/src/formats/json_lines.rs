@@ -34,11 +34,10 @@ fn open(content: Content) -> Result<Stream> {
 pub(crate) fn refuse_wide(content: &Content) -> Result<()> {
     match wide_encoding(&content.head) {
         None => Ok(()),
-        Some(encoding) => Err(Error::failed(format!(
-            "{} is {encoding} (seen at byte offset 0), not UTF-8",
-            content.path.display()
-        ))
-        .with_hint(format!("convert it: `iconv -f {encoding} -t UTF-8`"))),
+        Some(encoding) => {
+            Err(Error::failed(format!("{} is {encoding} (seen at byte offset 0), not UTF-8", content.path.display()))
+                .with_hint(format!("convert it: `iconv -f {encoding} -t UTF-8`")))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::json_lines::too_long;
 use super::{Format, Stream};
-use crate::content::{Content, broken_container};
+use crate::content::broken_container;
 use crate::{MAX_RECORD_BYTES, Record};
 
 pub(crate) const FORMAT: Format = Format {
@@ -22,14 +22,16 @@ pub(crate) const FORMAT: Format = Format {
         let whole = content.extension() == "eml";
         let path = content.path.clone();
         let reader = Box::new(content.into_text().0);
-        Ok(Box::new(Messages { path, reader, whole, line: 0, start: 1, message: Vec::new(), blank: true, done: false }) as Stream)
+        Ok(Box::new(Messages { path, reader, whole, line: 0, start: 1, message: Vec::new(), blank: true, done: false })
+            as Stream)
     },
 };
 
 /// Whether bytes begin as a mailbox does.
 pub(crate) fn looks_like(head: &[u8]) -> bool {
     let head = String::from_utf8_lossy(head);
-    head.starts_with("From ") && ["\nFrom: ", "\nSubject: ", "\nDate: "].iter().filter(|h| head.contains(**h)).count() >= 2
+    head.starts_with("From ")
+        && ["\nFrom: ", "\nSubject: ", "\nDate: "].iter().filter(|h| head.contains(**h)).count() >= 2
 }
 
 /// Message after message.

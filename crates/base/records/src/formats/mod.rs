@@ -90,8 +90,12 @@ pub(crate) fn open(content: Content) -> Result<Stream> {
         content.members.forget();
     }
     if content.query.is_some() && format.name != sqlite::FORMAT.name {
-        return Err(Error::usage(format!("{} is {}, which cannot be asked with `#`", content.path.display(), format.name))
-            .with_hint("a query after `#` is for SQLite files"));
+        return Err(Error::usage(format!(
+            "{} is {}, which cannot be asked with `#`",
+            content.path.display(),
+            format.name
+        ))
+        .with_hint("a query after `#` is for SQLite files"));
     }
     if content.member.is_some() && ![zip::FORMAT.name, tar::FORMAT.name].contains(&format.name) {
         return Err(Error::usage(format!("{} is {}, which has no members", content.path.display(), format.name))

@@ -16,6 +16,7 @@ pub(crate) const FORMAT: Format = Format {
     #[cfg(not(feature = "sqlite"))]
     open: |content| {
         let message = format!("{} is a SQLite database, which this build does not read", content.path.display());
-        Err(cupola_artifact::Error::failed(message).with_hint("build with `--features sqlite`, or export the table as CSV"))
+        Err(cupola_artifact::Error::failed(message)
+            .with_hint("build with `--features sqlite`, or export the table as CSV"))
     },
 };

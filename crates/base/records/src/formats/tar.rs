@@ -119,7 +119,8 @@ impl Members {
             }
             Err(Failure::Header(what)) => {
                 self.done = true;
-                let message = format!("{}: the tar archive is damaged after member {}: {what}", self.path.display(), self.number);
+                let message =
+                    format!("{}: the tar archive is damaged after member {}: {what}", self.path.display(), self.number);
                 return Some(Err(Error::failed(message).with_hint("copy or download it again")));
             }
         };
@@ -217,7 +218,8 @@ fn next_entry(shared: &Mutex<Shared>) -> Result<Option<Entry>, Failure> {
 }
 
 fn parse_checksum(block: &[u8]) -> bool {
-    let sum: u64 = block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) }).sum();
+    let sum: u64 =
+        block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) }).sum();
     octal(&block[148..156]) == Some(sum)
 }
 

@@ -84,7 +84,9 @@ impl Zip {
     pub fn reader(&self, entry: &Entry) -> Result<Box<dyn Read + Send>> {
         let place = archive::member_path(&self.path, &entry.name);
         if entry.encrypted {
-            return Err(Error::failed(format!("{} is encrypted", place.display())).with_hint("decrypt the archive first"));
+            return Err(
+                Error::failed(format!("{} is encrypted", place.display())).with_hint("decrypt the archive first")
+            );
         }
         let piece = Piece { file: Arc::clone(&self.file), position: entry.start, left: entry.packed };
         let raw = BufReader::with_capacity(READ_BUFFER_BYTES, piece);

@@ -119,7 +119,8 @@ impl Device<'_> for Reader {
                 continue;
             }
             let right = place * Point::new(1000.0, 0.0) - at;
-            let width = advance(glyph).map_or(0.5 * size, |thousandths| right.hypot() * f64::from(thousandths) / 1000.0);
+            let width =
+                advance(glyph).map_or(0.5 * size, |thousandths| right.hypot() * f64::from(thousandths) / 1000.0);
             let upright = right.x >= right.y.abs();
             self.page.glyphs.push(Glyph { text, x: at.x, y: at.y, size, width, upright });
         }

@@ -240,7 +240,8 @@ mod tests {
     #[test]
     fn two_columns_are_read_one_after_the_other_below_a_title() {
         let mut lines = vec![("a title across both of the two columns here", 100.0, 50.0)];
-        let left = ["the left column has a", "first paragraph that is", "four lines long and then", "comes to its end."];
+        let left =
+            ["the left column has a", "first paragraph that is", "four lines long and then", "comes to its end."];
         let right = ["the right column comes", "after the left one even", "if it was drawn with it", "line by line."];
         for i in 0..4 {
             let y = 100.0 + 12.0 * i as f64;

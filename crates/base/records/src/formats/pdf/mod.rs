@@ -118,7 +118,8 @@ fn check_streams(bytes: &[u8]) -> std::result::Result<(), String> {
         rest = &rest[at + 6..];
         let filters = dictionary.windows(5).filter(|w| matches!(*w, b"Flate" | b"LZWDe" | b"RunLe")).count();
         let own = dictionary.windows(4).rposition(|w| w == b" obj").unwrap_or(0);
-        let packed_twice = dictionary[own..].windows(5).filter(|w| matches!(*w, b"Flate" | b"LZWDe" | b"RunLe")).count() > 1;
+        let packed_twice =
+            dictionary[own..].windows(5).filter(|w| matches!(*w, b"Flate" | b"LZWDe" | b"RunLe")).count() > 1;
         if packed_twice {
             return Err("a part of the PDF is packed twice, which no program does that means well".to_owned());
         }

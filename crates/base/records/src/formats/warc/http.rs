@@ -81,9 +81,7 @@ impl Response<'_> {
             "gzip" | "x-gzip" if body.starts_with(&[0x1F, 0x8B]) => {
                 unpack(flate2::read::MultiGzDecoder::new(body.as_slice())).map(Ok)
             }
-            "deflate" if body.first() == Some(&0x78) => {
-                unpack(flate2::read::ZlibDecoder::new(body.as_slice())).map(Ok)
-            }
+            "deflate" if body.first() == Some(&0x78) => unpack(flate2::read::ZlibDecoder::new(body.as_slice())).map(Ok),
             "zstd" if body.starts_with(&[0x28, 0xB5, 0x2F, 0xFD]) => {
                 let decoder = zstd::stream::read::Decoder::new(body.as_slice()).map_err(|e| e.to_string())?;
                 unpack(decoder).map(Ok)
@@ -136,7 +134,8 @@ mod tests {
 
     #[test]
     fn chunks_are_joined_and_a_body_that_has_none_is_left() {
-        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6;x=1\r\n world\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6;x=1\r\n world\r\n0\r\n\r\n";
         assert_eq!(parse(chunked).unwrap().body().unwrap().unwrap(), b"hello world");
         let plain = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n<html>no chunks</html>";
         assert_eq!(parse(plain).unwrap().body().unwrap().unwrap(), b"<html>no chunks</html>");

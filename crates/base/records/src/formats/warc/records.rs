@@ -147,9 +147,8 @@ impl RawRecords {
         let headers = http::headers(head.lines().skip(1));
         let mut record = RawRecord { headers, block: Vec::new() };
         let claimed = record.header("content-length").ok_or_else(|| Failure::Record("no Content-Length".to_owned()))?;
-        let claimed: u64 = claimed
-            .parse()
-            .map_err(|_| Failure::Record(format!("Content-Length is `{}`", claimed.escape_debug())))?;
+        let claimed: u64 =
+            claimed.parse().map_err(|_| Failure::Record(format!("Content-Length is `{}`", claimed.escape_debug())))?;
         if claimed > MAX_RECORD_BYTES as u64 {
             return Err(Failure::Record(format!("it is longer than {} MiB", MAX_RECORD_BYTES >> 20)));
         }
