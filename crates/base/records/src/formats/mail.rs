@@ -52,7 +52,12 @@ struct Messages {
 
 impl Messages {
     fn record(&self) -> Result<Record> {
-        let parsed = MessageParser::default().parse(&self.message).filter(|m| !m.headers().is_empty());
+        // The empty line before the next message is not the message's.
+        let message = match self.message.ends_with(b"\n\n") && !self.whole {
+            true => &self.message[..self.message.len() - 1],
+            false => &self.message,
+        };
+        let parsed = MessageParser::default().parse(message).filter(|m| !m.headers().is_empty());
         let Some(message) = parsed else {
             let place = format!("{}: line {}", self.path.display(), self.start);
             return Err(Error::failed(format!("{place}: a message without headers"))
