@@ -17,6 +17,9 @@ const PRESCAN_BYTES: usize = 1024;
 /// Fewer bytes outside ASCII than this say too little about an encoding of one byte per character.
 const MIN_EVIDENCE: usize = 16;
 
+/// Text has at most one control character in so many bytes.
+const BYTES_PER_CONTROL: usize = 1000;
+
 /// HZ (RFC 1843) marks less: so many characters must decode.
 const MIN_HZ: usize = 8;
 
@@ -99,7 +102,9 @@ fn strictly(bytes: &[u8], encoding: &'static Encoding) -> Option<Decoded> {
             return None;
         }
     }
-    let plausible = whole || !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{C}'));
+    // What was decoded wrongly, or is no text, is full of control characters; a stray one stands in many old texts.
+    let controls = text.chars().filter(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\u{C}')).count();
+    let plausible = whole || controls * BYTES_PER_CONTROL <= text.len();
     plausible.then(|| Decoded { text, encoding: encoding.name() })
 }
 
@@ -139,7 +144,11 @@ fn in_escapes(text: &str) -> Option<Decoded> {
         return None;
     }
     if text.contains("\u{1B}$B") || text.contains("\u{1B}$@") {
-        return strictly(text.as_bytes(), ISO_2022_JP);
+        // An escape that another one follows at once says nothing; browsers show it as an error, for their users' safety.
+        let plain = ["(B", "(J", "$B", "$@"]
+            .iter()
+            .fold(text.to_owned(), |text, escape| text.replace(&format!("\u{1B}{escape}\u{1B}"), "\u{1B}"));
+        return strictly(plain.as_bytes(), ISO_2022_JP);
     }
     text.contains("~{").then(|| hz(text)).flatten()
 }

@@ -39,6 +39,15 @@ const EXPECTED: &[(&str, usize, usize, &[&str])] = &[
     ("parquet/magic_only.parquet", 0, 1, &["footer"]),
     // The first of four row groups is lost, the others are read.
     ("parquet/corrupt_page.parquet", 150, 1, &["row group 0"]),
+    ("csv/ragged.csv", 4, 2, &["line 3: the row has 2 fields", "line 4: the row has 5 fields"]),
+    ("csv/unclosed_quote.csv", 1, 1, &["line 3", "quote never closed"]),
+    ("csv/embedded_newlines_crlf.csv", 2, 0, &[]),
+    ("csv/semicolon_bom.csv", 2, 0, &[]),
+    // Each gzip member is a record: the broken ones do not take the next with them.
+    ("warc/broken_record.warc.gz", 3, 3, &["record 2", "Content-Length", "record 3", "record 4", "begins with"]),
+    ("warc/truncated.warc.gz", 4, 1, &["unexpected end"]),
+    ("warc/single_member.warc.gz", 5, 0, &[]),
+    ("warc/bad_http.warc.gz", 2, 1, &["record 2", "no HTTP status line"]),
 ];
 
 fn folder() -> PathBuf {
@@ -92,13 +101,40 @@ fn a_flipped_byte_in_a_gzip_stream_is_noticed() {
 
 #[test]
 fn the_table_names_every_file_in_the_folder() {
-    for kind in ["gzip", "zstd", "jsonl", "parquet"] {
+    for kind in ["gzip", "zstd", "jsonl", "parquet", "csv", "warc"] {
         for entry in std::fs::read_dir(folder().join(kind)).unwrap() {
             let name = format!("{kind}/{}", entry.unwrap().file_name().to_string_lossy());
             let known = name == "gzip/flipped_byte.jsonl.gz" || EXPECTED.iter().any(|(file, ..)| *file == name);
             assert!(known, "{name}");
         }
     }
+}
+
+/// The whole collection that these files are from, larger ones too; `CUPOLA_DATA` says where it is.
+#[test]
+fn as_many_records_are_good_as_the_collection_says() {
+    let Some(data) = std::env::var_os("CUPOLA_DATA") else {
+        eprintln!("skipped: CUPOLA_DATA is not set");
+        return;
+    };
+    let folder = Path::new(&data).join("malformed");
+    let (mut wrong, mut checked) = (Vec::new(), 0);
+    for row in read_records(&folder.join("EXPECTED.csv")).unwrap() {
+        let row = row.unwrap().value;
+        let (file, expected) = (row["file"].as_str().unwrap(), row["good_records"].as_str().unwrap());
+        let ours = ["gzip/", "zstd/", "jsonl/", "csv/", "parquet/", "warc/"].iter().any(|kind| file.starts_with(kind));
+        if !ours {
+            continue;
+        }
+        checked += 1;
+        let (good, errors) = read(&folder.join(file));
+        let broken = row["expected_behaviour"].as_str().unwrap().starts_with("error");
+        if expected.parse().is_ok_and(|expected: usize| good != expected) || (broken && errors.is_empty() && good > 0) {
+            wrong.push(format!("{file}: {good} good, expected {expected}: {errors:?}"));
+        }
+    }
+    assert!(checked >= 39, "{checked}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn document(content: Content) -> Result<Record> {
     let body = part(&mut zip, "word/document.xml")?
         .ok_or_else(|| broken(&path, "there is no word/document.xml: it is no Word document"))?;
     let styles = match part(&mut zip, "word/styles.xml")? {
-        Some(xml) => heading_styles(&xml).map_err(|what| broken(&path, &format!("word/styles.xml: {what}")))?,
+        Some(xml) => paragraph_styles(&xml).map_err(|what| broken(&path, &format!("word/styles.xml: {what}")))?,
         None => HashMap::new(),
     };
     let mut markdown = Markdown { styles, ..Markdown::default() };
@@ -69,8 +69,17 @@ fn walk_properties(xml: &str, value: &mut Map<String, Value>) -> Result<(), Stri
     })
 }
 
-/// Levels of headings, 1 to 6, by the ids of their styles: an id is in the writer's language, a built-in style's name is not.
-fn heading_styles(xml: &str) -> Result<HashMap<String, usize>, String> {
+/// What a paragraph's style says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    /// A heading of a level, 1 to 6.
+    Heading(usize),
+    /// An item of a list.
+    Item,
+}
+
+/// Styles by their ids: an id is in the writer's language, a built-in style's name is not.
+fn paragraph_styles(xml: &str) -> Result<HashMap<String, Style>, String> {
     let (mut styles, mut id) = (HashMap::new(), String::new());
     walk(xml, |met| {
         if let Met::Start(name, start) = met {
@@ -78,21 +87,26 @@ fn heading_styles(xml: &str) -> Result<HashMap<String, usize>, String> {
                 "style" => id = attribute(start, "styleId").unwrap_or_default(),
                 "name" => {
                     if let Some(level) = attribute(start, "val").as_deref().and_then(heading_level) {
-                        styles.insert(id.clone(), level);
+                        styles.insert(id.clone(), Style::Heading(level));
                     }
                 }
                 "outlineLvl" => {
-                    let level =
-                        attribute(start, "val").and_then(|v| v.parse::<usize>().ok()).filter(|level| *level < 9);
-                    if let Some(level) = level {
-                        styles.entry(id.clone()).or_insert((level + 1).min(6));
+                    if let Some(level) = outline_level(attribute(start, "val")) {
+                        styles.entry(id.clone()).or_insert(Style::Heading(level));
                     }
                 }
+                // Numbered headings are headings.
+                "numPr" => drop(styles.entry(id.clone()).or_insert(Style::Item)),
                 _ => {}
             }
         }
     })?;
     Ok(styles)
+}
+
+/// `0` to `8` as a level from 1 to 6; 9 is body text.
+fn outline_level(value: Option<String>) -> Option<usize> {
+    value?.parse::<usize>().ok().filter(|level| *level < 9).map(|level| (level + 1).min(6))
 }
 
 fn heading_level(style: &str) -> Option<usize> {
@@ -107,7 +121,7 @@ fn heading_level(style: &str) -> Option<usize> {
 /// Builds the text.
 #[derive(Default)]
 struct Markdown {
-    styles: HashMap<String, usize>,
+    styles: HashMap<String, Style>,
     text: String,
     paragraph: String,
     heading: Option<usize>,
@@ -131,13 +145,13 @@ impl Markdown {
                 "p" => (self.heading, self.list) = (None, None),
                 "pStyle" => {
                     let style = attribute(start, "val").unwrap_or_default();
-                    self.heading = self.styles.get(&style).copied().or_else(|| heading_level(&style));
+                    match self.styles.get(&style) {
+                        Some(Style::Heading(level)) => self.heading = Some(*level),
+                        Some(Style::Item) => self.list = self.list.or(Some(0)),
+                        None => self.heading = heading_level(&style),
+                    }
                 }
-                "outlineLvl" if self.heading.is_none() => {
-                    let level =
-                        attribute(start, "val").and_then(|v| v.parse::<usize>().ok()).filter(|level| *level < 9);
-                    self.heading = level.map(|level| (level + 1).min(6));
-                }
+                "outlineLvl" if self.heading.is_none() => self.heading = outline_level(attribute(start, "val")),
                 "numPr" => self.list = self.list.or(Some(0)),
                 "ilvl" => {
                     self.list = attribute(start, "val").and_then(|v| v.parse().ok()).map(|level: usize| level.min(8))
@@ -248,7 +262,7 @@ mod tests {
     use super::*;
 
     fn markdown(body: &str, styles: &str) -> String {
-        let mut markdown = Markdown { styles: heading_styles(styles).unwrap(), ..Markdown::default() };
+        let mut markdown = Markdown { styles: paragraph_styles(styles).unwrap(), ..Markdown::default() };
         walk(&format!("<w:document><w:body>{body}</w:body></w:document>"), |met| markdown.met(met)).unwrap();
         markdown.finish()
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::json_lines::too_long;
 use super::{Format, Stream};
-use crate::content::{Content, broken_container};
+use crate::content::broken_container;
 use crate::{MAX_RECORD_BYTES, Record};
 
 pub(crate) const FORMAT: Format = Format {
@@ -52,7 +52,12 @@ struct Messages {
 
 impl Messages {
     fn record(&self) -> Result<Record> {
-        let parsed = MessageParser::default().parse(&self.message).filter(|m| !m.headers().is_empty());
+        // The empty line before the next message is not the message's.
+        let message = match self.message.ends_with(b"\n\n") && !self.whole {
+            true => &self.message[..self.message.len() - 1],
+            false => &self.message,
+        };
+        let parsed = MessageParser::default().parse(message).filter(|m| !m.headers().is_empty());
         let Some(message) = parsed else {
             let place = format!("{}: line {}", self.path.display(), self.start);
             return Err(Error::failed(format!("{place}: a message without headers"))

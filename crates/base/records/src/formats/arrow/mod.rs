@@ -96,7 +96,9 @@ impl Rows {
             if read as u64 != length {
                 return Err(Failure::Container(io::ErrorKind::UnexpectedEof.into()));
             }
-            check_buffers(&metadata, &body, &self.budget)?;
+            if check_buffers(&metadata, &body, &self.budget)? == Batch::Empty {
+                continue;
+            }
             let mut message = Vec::with_capacity(8 + metadata.len() + body.len());
             message.extend_from_slice(&[0xFF; 4]);
             message.extend_from_slice(&(metadata.len() as u32).to_le_bytes());
@@ -189,22 +191,35 @@ fn body_length(metadata: &[u8]) -> Result<u64, Failure> {
     })
 }
 
+/// Whether a message has rows that the decoder would wait for.
+#[derive(PartialEq, Eq)]
+enum Batch {
+    Empty,
+    Other,
+}
+
 /// Compressed buffers say how long they will be: that must be within what unpacking may give.
-fn check_buffers(metadata: &[u8], body: &[u8], budget: &Budget) -> Result<(), Failure> {
+fn check_buffers(metadata: &[u8], body: &[u8], budget: &Budget) -> Result<Batch, Failure> {
     let message = root_as_message(metadata).map_err(|e| Failure::Damaged(e.to_string()))?;
     let batch = match message.header_type() {
         MessageHeader::RecordBatch => message.header_as_record_batch(),
         MessageHeader::DictionaryBatch => message.header_as_dictionary_batch().and_then(|dictionary| dictionary.data()),
         _ => None,
     };
-    let Some(batch) = batch else { return Ok(()) };
+    let Some(batch) = batch else { return Ok(Batch::Other) };
     let (rows, bytes) = (batch.length(), body.len() as i64);
     // A column of nulls and one without fields have rows without bytes.
     if rows < 0 || rows > 8 * bytes.max(1 << 20) {
         return Err(Failure::Damaged(format!("a batch of {bytes} bytes claims to have {rows} rows")));
     }
+    if body.is_empty() {
+        return match rows {
+            0 => Ok(Batch::Empty),
+            _ => Err(Failure::Damaged(format!("a batch claims to have {rows} rows, but holds nothing"))),
+        };
+    }
     if batch.compression().is_none() {
-        return Ok(());
+        return Ok(Batch::Other);
     }
     for buffer in batch.buffers().into_iter().flatten() {
         let start = usize::try_from(buffer.offset()).ok();
@@ -219,7 +234,7 @@ fn check_buffers(metadata: &[u8], body: &[u8], budget: &Budget) -> Result<(), Fa
             budget.spend(claimed)?;
         }
     }
-    Ok(())
+    Ok(Batch::Other)
 }
 
 impl Iterator for Rows {

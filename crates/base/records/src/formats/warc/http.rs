@@ -13,15 +13,15 @@ pub(super) struct Response<'a> {
 
 /// Takes a response apart.
 pub(super) fn parse(block: &[u8]) -> Result<Response<'_>, String> {
-    let (head, body) = split_head(block).ok_or("the HTTP header has no end")?;
-    let head = String::from_utf8_lossy(head);
-    let mut lines = head.lines();
-    let status_line = lines.next().unwrap_or_default();
-    let status = status(status_line).ok_or_else(|| {
-        let start: String = status_line.chars().take(40).collect();
+    let first = block.split(|b| *b == b'\n').next().unwrap_or_default();
+    let status_line = String::from_utf8_lossy(&first[..first.len().min(200)]);
+    let status = status(&status_line).ok_or_else(|| {
+        let start: String = status_line.trim_end().chars().take(40).collect();
         format!("`{}` is no HTTP status line", start.escape_debug())
     })?;
-    Ok(Response { status, headers: headers(lines), raw: body })
+    let (head, body) = split_head(block).ok_or("the HTTP header has no end")?;
+    let head = String::from_utf8_lossy(head);
+    Ok(Response { status, headers: headers(head.lines().skip(1)), raw: body })
 }
 
 /// `HTTP/1.1 200 OK`: 200.

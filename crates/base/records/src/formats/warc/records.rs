@@ -75,6 +75,8 @@ impl RawRecords {
         if let Err(Failure::Record(_)) = &record
             && let Err(error) = self.resync()
         {
+            // Nothing that can be used is left before the error.
+            self.advance(self.unused().len());
             self.failed = Some(error);
         }
         Some(record)
