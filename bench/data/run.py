@@ -16,6 +16,9 @@ from common import Failed, machine, note, row, table  # noqa: E402
 PARTS = [
     "filters",
     "dedup",
+    "extract",
+    "tokenizer",
+    "shards",
 ]
 
 

@@ -86,7 +86,8 @@ impl Executor<'_> {
         let device = if node.uses_device { self.options.device.as_str() } else { "cpu" };
         let config = node.configured.effective_config();
         let key = run_key(&node.kind, node.format_version, &config, self.recipe.seed, device, &records);
-        if !forced && let Some(manifest) = self.dir.finished(&node.kind, &node.name).filter(|m| m.run_key == key) {
+        let settled = !forced && !node.configured.looks_again();
+        if settled && let Some(manifest) = self.dir.finished(&node.kind, &node.name).filter(|m| m.run_key == key) {
             // An attempt with other settings that was cut off is of no use any more.
             self.dir.forget(&node.kind, &node.name)?;
             return Ok(self.record(node, &manifest, Status::Unchanged));

@@ -6,6 +6,7 @@ use cupola_artifact::stage::Stage;
 pub const ALL: &[&dyn Stage] = &[
     &cupola_data::DataStage,
     &cupola_tokenizer::TokenizerStage,
+    &cupola_tokenizer::pack::PackStage,
     &cupola_pretrain::PretrainStage,
     &cupola_tune::TuneStage,
     &cupola_align::AlignStage,

@@ -38,6 +38,11 @@ pub trait Configured: Send + Sync {
     /// All settings with their defaults filled in; what decides whether the stage must run again.
     fn effective_config(&self) -> Value;
 
+    /// Whether it is to run again though nothing that is known here has changed, e.g. to see whether something elsewhere has.
+    fn looks_again(&self) -> bool {
+        false
+    }
+
     /// What running would cost, from the plans of the stages it refers to.
     fn plan(&self, inputs: &PlanInputs) -> Result<Plan>;
 

@@ -58,6 +58,10 @@ impl Configured for ConfiguredData {
         self.config.effective(&self.steps)
     }
 
+    fn looks_again(&self) -> bool {
+        self.config.refresh
+    }
+
     fn plan(&self, inputs: &PlanInputs) -> Result<Plan> {
         plan::plan(&self.config, inputs.recipe_dir)
     }
