@@ -81,6 +81,12 @@ struct Written {
     verify: Verify,
 }
 
+impl Default for NearDuplicates {
+    fn default() -> Self {
+        Written::default().into()
+    }
+}
+
 impl From<Written> for NearDuplicates {
     fn from(written: Written) -> Self {
         let (ngram, bands, rows, threshold) = match written.preset {
