@@ -164,6 +164,9 @@ pub struct PartReport {
     pub after: Profile,
     /// Bytes of the kept texts, after all steps.
     pub kept_text_bytes: u64,
+    /// What the files held beside documents, by kind.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skipped: BTreeMap<String, u64>,
 }
 
 impl PartReport {
@@ -191,6 +194,11 @@ impl PartReport {
         self.source(&document.source).kept.add(bytes);
         self.after.add(document);
         self.kept_text_bytes += document.text.len() as u64;
+    }
+
+    /// What a file held beside documents.
+    pub fn skip(&mut self, counts: &BTreeMap<String, u64>) {
+        counts.iter().for_each(|(kind, n)| count(&mut self.skipped, kind, *n));
     }
 
     /// What a step counted.
@@ -224,6 +232,7 @@ impl PartReport {
         self.before.merge(&other.before);
         self.after.merge(&other.after);
         self.kept_text_bytes += other.kept_text_bytes;
+        self.skip(&other.skipped);
     }
 }
 
@@ -236,6 +245,9 @@ pub struct DataReport {
     pub sources: BTreeMap<String, Tally>,
     /// What each step did, in the order of the pipeline.
     pub steps: Vec<NamedStep>,
+    /// What the files held beside documents, by kind; not among what was read.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub skipped: BTreeMap<String, u64>,
     /// The documents as read.
     pub before: Profile,
     /// The documents as kept.
@@ -299,7 +311,16 @@ impl DataReport {
         let (mut before, mut after) = (all.before, all.after);
         before.cut_sites();
         after.cut_sites();
-        Self { total, sources: all.sources, steps, before, after, bytes_removed_from_kept_texts, ..Default::default() }
+        Self {
+            total,
+            sources: all.sources,
+            steps,
+            skipped: all.skipped,
+            before,
+            after,
+            bytes_removed_from_kept_texts,
+            ..Default::default()
+        }
     }
 
     /// Writes `report.json` and `report.md`.

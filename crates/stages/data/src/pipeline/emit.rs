@@ -93,10 +93,16 @@ impl Emitter {
 
     /// How often a document is written.
     fn copies(&self, document: &Document) -> u64 {
-        let Some(epochs) = self.epochs.get(&document.source) else { return 1 };
+        let Some(epochs) = of_source(&self.epochs, &document.source) else { return 1 };
         let chosen = unit(xxh3_64_with_seed(document.text.as_bytes(), EPOCH_SEED)) < epochs.fract();
         epochs.floor() as u64 + u64::from(chosen)
     }
+}
+
+/// What is known of a document's source, or of the archive that holds it.
+pub fn of_source<'a, T>(known: &'a HashMap<String, T>, source: &str) -> Option<&'a T> {
+    let inner = source.match_indices(['!', '/', '#']).map(|(at, _)| at).rev();
+    known.get(source).or_else(|| inner.filter_map(|at| known.get(&source[..at])).next())
 }
 
 /// A part being written.

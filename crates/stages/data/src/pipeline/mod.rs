@@ -292,8 +292,11 @@ impl Engine<'_, '_> {
     /// Bytes kept of each of the recipe's sources.
     fn kept_by_source(&self, files: &[SourceFile]) -> Vec<u64> {
         let mut kept = vec![0; self.config.sources.len()];
-        for file in files {
-            kept[file.source] += self.all.sources.get(&file.name).map_or(0, |tally| tally.kept.bytes);
+        let by_file: HashMap<String, usize> = files.iter().map(|file| (file.name.clone(), file.source)).collect();
+        for (name, tally) in &self.all.sources {
+            if let Some(source) = emit::of_source(&by_file, name) {
+                kept[*source] += tally.kept.bytes;
+            }
         }
         kept
     }

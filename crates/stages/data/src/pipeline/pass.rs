@@ -56,6 +56,7 @@ impl Pass<'_> {
                     part.report.drop_for(&source, None, reason, 0);
                     part.dropped(&Document::new("", error, source), "read", reason)?;
                 }
+                Read::Skipped(counts) => part.report.skip(&counts),
                 Read::Document(document) => {
                     let bytes = document.text.len().max(document.field("html").map_or(0, str::len)) as u64;
                     part.report.read(&document.source, bytes);

@@ -1,10 +1,10 @@
 //! Reading the sources, a chunk of documents at a time.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use cupola_artifact::{Context, Error, Result, nearest};
-use cupola_records::{Document, Record, Records, expand, read_records};
+use cupola_artifact::{Error, Result, nearest};
+use cupola_records::{Document, Record, Records, expand, file_of_source, read_records, source_bytes};
 use serde_json::{Map, Value};
 
 use super::part::MAX_DOCUMENTS;
@@ -48,7 +48,7 @@ pub fn files(config: &DataConfig, recipe_dir: &Path, collected: &[Option<Vec<Loc
         for path in expand(&[source.path().to_owned()], recipe_dir)? {
             if seen.insert(path.clone()) {
                 let name = path.strip_prefix(recipe_dir).unwrap_or(&path).display().to_string().replace('\\', "/");
-                let bytes = std::fs::metadata(&path).context(|| format!("cannot read {}", path.display()))?.len();
+                let bytes = source_bytes(&path)?;
                 files.push(SourceFile { path, name, bytes, source: number });
             }
         }
@@ -80,6 +80,8 @@ pub enum Read {
     Document(Document),
     /// A record that is broken or without text: the source, the reason it is counted under, and the error.
     Broken(String, &'static str, String),
+    /// What a file held beside documents, by kind: no errors.
+    Skipped(BTreeMap<String, u64>),
 }
 
 /// Reads a group of files.
@@ -128,14 +130,21 @@ impl<'a> GroupReader<'a> {
             };
             let file = *file;
             match records.next() {
-                None => self.current = None,
+                None => {
+                    let skipped = records.skipped();
+                    self.current = None;
+                    if !skipped.is_empty() {
+                        return Ok(Some(Read::Skipped(skipped)));
+                    }
+                }
                 Some(Err(e)) => return broken(e, &file.name, "broken_record", self.config).map(Some),
                 Some(Ok(record)) => {
-                    return Ok(Some(match document(record, &file.name, &self.config.text_field) {
+                    let name = name_of(&record, file);
+                    return Ok(Some(match document(record, &name, &self.config.text_field) {
                         Ok(document) => Read::Document(document),
                         Err(e) => match self.config.on_error {
                             OnError::Fail => return Err(e),
-                            OnError::Skip => Read::Broken(file.name.clone(), "no_text", e.chain()),
+                            OnError::Skip => Read::Broken(name, "no_text", e.chain()),
                         },
                     }));
                 }
@@ -144,12 +153,26 @@ impl<'a> GroupReader<'a> {
     }
 }
 
+/// What a record's document calls its source: the file, the member of an archive, the file of a tree.
+fn name_of(record: &Record, file: &SourceFile) -> String {
+    let (source, whole) = (record.source.display().to_string(), file.path.display().to_string());
+    if let Some(member) = source.strip_prefix(&whole) {
+        return format!("{}{member}", file.name);
+    }
+    match record.source.strip_prefix(file_of_source(&file.path)) {
+        Ok(inside) => format!("{}/{}", file.name, inside.display()),
+        Err(_) => source,
+    }
+    .replace('\\', "/")
+}
+
 fn size(read: &Read) -> u64 {
     match read {
         Read::Document(document) => {
             (document.text.len() + document.field("html").map_or(0, str::len) + document.id.len()) as u64
         }
         Read::Broken(_, _, error) => error.len() as u64,
+        Read::Skipped(_) => 0,
     }
 }
 
