@@ -14,6 +14,7 @@ from common import Failed, machine, note, row, table  # noqa: E402
 
 # A part is a file here with `rows(bench)`, and `NEEDS`: what pip installs for its peers. One line each.
 PARTS = [
+    "extract",
     "filters",
     "dedup",
     "extract",
