@@ -17,7 +17,6 @@ PARTS = [
     "extract",
     "filters",
     "dedup",
-    "extract",
     "tokenizer",
     "shards",
 ]

@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     let settings = rest.first().map_or("", String::as_str);
     let settings = settings.parse::<toml::Table>().context(|| format!("`{settings}` is no TOML"))?;
     let mut step = by_name(STEPS, "near_duplicates")?.configure(settings)?;
-    step.prepare(&Setting { recipe_dir: Path::new("."), seed: 0 })?;
+    step.prepare(&Setting { recipe_dir: Path::new("."), seed: 0 }, &std::env::temp_dir())?;
     let Work::Across(across) = &step.work else { return Err(Error::failed("the step compares nothing")) };
     let megabytes = documents.iter().map(|document| document.text.len()).sum::<usize>() as f64 / 1e6;
     let start = Instant::now();

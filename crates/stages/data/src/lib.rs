@@ -26,4 +26,4 @@ pub use step::{
     Work, by_name,
 };
 pub use steps::{ALL as STEPS, ClassifierTraining, LinearClassifier, NgramModel, Perplexity};
-pub use steps::{HITS, hit_items};
+pub use steps::{HITS, hit_items, privacy_kinds};

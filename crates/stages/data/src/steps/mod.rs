@@ -23,6 +23,7 @@ use crate::step::Kind;
 pub use classifier::{Model as LinearClassifier, Training as ClassifierTraining};
 pub use decontaminate::{HITS, hit_items};
 pub use perplexity::{Model as NgramModel, Perplexity};
+pub use privacy::kinds as privacy_kinds;
 
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[

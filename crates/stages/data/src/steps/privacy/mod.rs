@@ -33,6 +33,11 @@ use fake::Chance;
 use rule::Rule;
 use scan::{Found, Scanner};
 
+/// The kinds of personal data that can be found, each with what it is in a line.
+pub fn kinds() -> impl Iterator<Item = (&'static str, &'static str)> {
+    RULES.iter().map(|rule| (rule.name, rule.about))
+}
+
 /// All rules. Where two find the same place, the earlier one in this list wins.
 const RULES: &[Rule] = &[
     keys::KEY,
