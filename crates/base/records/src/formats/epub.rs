@@ -1,7 +1,7 @@
 //! Books (EPUB 2 and 3): the chapters in reading order, as one page of HTML.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use cupola_artifact::{Error, Result};
 use serde_json::{Map, Value};
@@ -131,7 +131,7 @@ fn text_of(zip: &mut Zip, name: &str) -> Result<String> {
     Ok(decode_page(&bytes, None, None).text)
 }
 
-fn broken(path: &PathBuf, what: &str) -> Error {
+fn broken(path: &Path, what: &str) -> Error {
     Error::failed(format!("{}: broken book: {what}", path.display())).with_hint("an EPUB checker says more")
 }
 

@@ -261,6 +261,9 @@ impl Walked {
 /// What a thread brings back: the sites' addresses in order, and the sitemap's where the site is new.
 type OfSite = (Vec<(Waiting, Visit)>, Vec<String>);
 
+/// A host, the pages that are to be fetched from it, and whether it was unknown until now.
+type Job = (Host, Vec<Waiting>, bool);
+
 impl Walk<'_> {
     fn walk(mut self, settings: &CrawlSource) -> Result<Walked> {
         let mut frontier = Frontier::new(settings.max_pages);
@@ -326,7 +329,7 @@ impl Walk<'_> {
         hosts: &mut HashMap<String, Host>,
         asked: &AtomicU64,
     ) -> Result<Vec<OfSite>> {
-        let work: Vec<Mutex<Option<(Host, Vec<Waiting>, bool)>>> = batch
+        let work: Vec<Mutex<Option<Job>>> = batch
             .into_iter()
             .map(|waiting| {
                 let origin = waiting.first().map(|w| origin(&w.url)).unwrap_or_default();

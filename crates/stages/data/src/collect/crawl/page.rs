@@ -222,7 +222,7 @@ fn charset(text: &str) -> Option<&'static Encoding> {
     let label = label.trim_start_matches(['"', '\'']);
     let end =
         label.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ';' | '>' | '/')).unwrap_or(label.len());
-    Encoding::for_label(label[..end].as_bytes())
+    Encoding::for_label(&label.as_bytes()[..end])
 }
 
 fn prescan(head: &[u8]) -> Option<&'static Encoding> {

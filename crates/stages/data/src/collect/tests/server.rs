@@ -153,8 +153,10 @@ fn serve(
     }
     out.write_all(format!("{head}\r\n").as_bytes())?;
     out.write_all(&answer.body[..answer.cut.unwrap_or(answer.body.len()).min(answer.body.len())])?;
-    while answer.endless {
-        out.write_all(&[b'a'; 4096])?;
+    if answer.endless {
+        loop {
+            out.write_all(&[b'a'; 4096])?;
+        }
     }
     out.flush()
 }

@@ -160,7 +160,7 @@ mod tests {
 
     fn recipe() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("good.txt"), GOOD.join("\n").repeat(1)).unwrap();
+        std::fs::write(dir.path().join("good.txt"), GOOD.join("\n").clone()).unwrap();
         std::fs::write(dir.path().join("bad.txt"), BAD.join("\n")).unwrap();
         dir
     }

@@ -89,6 +89,7 @@ fn settings_without_sets_or_without_sense_are_refused() {
         assert!(DECONTAMINATE.configure(settings.parse().unwrap()).is_err(), "{settings}");
     }
     let mut step = DECONTAMINATE.configure(toml::Table::new()).unwrap();
-    let error = step.prepare(&Setting { recipe_dir: std::path::Path::new("."), seed: 0 }).unwrap_err();
+    let error =
+        step.prepare(&Setting { recipe_dir: std::path::Path::new("."), seed: 0 }, &std::env::temp_dir()).unwrap_err();
     assert!(error.to_string().contains("`against` is missing"), "{error}");
 }

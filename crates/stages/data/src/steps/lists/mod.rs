@@ -16,7 +16,7 @@ fn read_list(recipe_dir: &Path, file: &str, comments: bool) -> Result<Vec<String
     let entries: Vec<String> = text
         .lines()
         .map(str::trim)
-        .filter(|line| !line.is_empty() && !(comments && line.starts_with('#')))
+        .filter(|line| !(line.is_empty() || comments && line.starts_with('#')))
         .map(str::to_owned)
         .collect();
     if entries.is_empty() {
