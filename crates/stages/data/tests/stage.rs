@@ -186,7 +186,7 @@ fn wrong_settings_are_usage_errors_with_hints() {
         ("", "sources"),
         ("sources = [\"a\"]\nsteps = [\"gopher_qualty\"]", "`gopher_quality`"),
         ("sources = [\"a\"]\nvalidation_fraction = 1.5", "0.1"),
-        ("sources = [\"a\"]\nsteps = [{ step = \"near_duplicates\", bands = 0 }]", "bands = 14"),
+        ("sources = [\"a\"]\nsteps = [{ step = \"near_duplicates\", bands = 0 }]", "bands = 16"),
         ("sources = [\"a\"]\nsteps = [{ step = \"near_duplicates\", band = 3 }]", "`bands`"),
         ("sources = [\"none.txt\"]", "recipe"),
     ] {
@@ -201,7 +201,7 @@ fn the_plan_comes_near_the_facts() {
     let dir = corpus();
     let configured = DataStage.configure(SKIP.parse().unwrap()).unwrap();
     assert_eq!(configured.references().len(), 2);
-    assert_eq!(configured.effective_config()["steps"][2]["bands"], 14);
+    assert_eq!(configured.effective_config()["steps"][2]["bands"], 16);
     let plan = configured.plan(&PlanInputs { inputs: vec![], recipe_dir: dir.path(), peak_flops: 1e12 }).unwrap();
     let on_disk: u64 = ["a.jsonl", "b.txt"].iter().map(|f| fs::metadata(dir.path().join(f)).unwrap().len()).sum();
     assert_eq!(plan.facts["bytes"], on_disk as f64);
