@@ -101,6 +101,9 @@ pub struct Profile {
     pub sites: BTreeMap<String, u64>,
 }
 
+/// Reasons that a line tells.
+const REASONS: usize = 4;
+
 /// Host names that a profile keeps.
 pub const MAX_SITES: usize = 1000;
 
@@ -377,11 +380,15 @@ impl DataReport {
         out
     }
 
-    /// The reasons for dropping, most frequent first, for people: `3 near_duplicate, 1 empty`.
+    /// The most frequent reasons for dropping, for people: `3 near_duplicate, 1 empty, 2 for other reasons`.
     pub fn reasons(&self) -> String {
-        let mut reasons: Vec<_> = self.total.dropped.iter().collect();
-        reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(count.documents), reason.as_str()));
-        reasons.iter().map(|(reason, count)| format!("{} {reason}", count.documents)).collect::<Vec<_>>().join(", ")
+        let mut reasons: Vec<_> = self.total.dropped.iter().map(|(reason, count)| (count.documents, reason)).collect();
+        reasons.sort_by_key(|(documents, reason)| (std::cmp::Reverse(*documents), *reason));
+        let rest: u64 = reasons.iter().skip(REASONS).map(|(documents, _)| documents).sum();
+        reasons.truncate(REASONS);
+        let mut told: Vec<String> = reasons.iter().map(|(documents, reason)| format!("{documents} {reason}")).collect();
+        told.extend((rest > 0).then(|| format!("{rest} for other reasons")));
+        told.join(", ")
     }
 
     /// Clusters of near duplicates, over all steps.

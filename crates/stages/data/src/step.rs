@@ -282,11 +282,7 @@ impl Kind {
         Self {
             name,
             about,
-            configure: |section, table| {
-                let (step, settings) = read::<T>(section, table)?;
-                step.validate()?;
-                Ok((Work::Each(Box::new(step)), settings))
-            },
+            configure: |section, table| configured(section, table, T::validate, |step| Work::Each(step)),
             defaults: defaults::<T>,
         }
     }
@@ -299,11 +295,7 @@ impl Kind {
         Self {
             name,
             about,
-            configure: |section, table| {
-                let (step, settings) = read::<T>(section, table)?;
-                step.validate()?;
-                Ok((Work::Many(Box::new(step)), settings))
-            },
+            configure: |section, table| configured(section, table, T::validate, |step| Work::Many(step)),
             defaults: defaults::<T>,
         }
     }
@@ -316,11 +308,7 @@ impl Kind {
         Self {
             name,
             about,
-            configure: |section, table| {
-                let (step, settings) = read::<T>(section, table)?;
-                step.validate()?;
-                Ok((Work::Across(Box::new(step)), settings))
-            },
+            configure: |section, table| configured(section, table, T::validate, |step| Work::Across(step)),
             defaults: defaults::<T>,
         }
     }
@@ -337,10 +325,17 @@ impl Kind {
     }
 }
 
-fn read<T: Serialize + DeserializeOwned>(section: &str, table: toml::Table) -> Result<(T, Value)> {
+/// Reads a step's settings and checks them; the step, and all its settings with their defaults filled in.
+fn configured<T: Serialize + DeserializeOwned>(
+    section: &str,
+    table: toml::Table,
+    validate: fn(&T) -> Result<()>,
+    work: fn(Box<T>) -> Work,
+) -> Result<(Work, Value)> {
     let step: T = parse_config(section, table)?;
+    validate(&step)?;
     let settings = serde_json::to_value(&step).unwrap_or_default();
-    Ok((step, settings))
+    Ok((work(Box::new(step)), settings))
 }
 
 fn defaults<T: Default + Serialize>() -> Value {

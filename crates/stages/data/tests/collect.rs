@@ -1,34 +1,24 @@
 //! Sources that lie elsewhere, from the recipe to the artifact.
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
+mod bed;
 #[path = "../src/collect/tests/server.rs"]
 mod server;
 
 use std::fs;
 use std::path::Path;
 
-use cupola_artifact::stage::{PlanInputs, Report, Silent, Stage, StageContext};
+use cupola_artifact::stage::{PlanInputs, Report, Stage};
 use cupola_artifact::{Result, sha256_hex};
 use cupola_data::DataStage;
 use cupola_records::{Split, read_documents};
 use serde_json::{Value, json};
 
+use bed::run_stage;
 use server::{Answer, Server};
 
 fn run(recipe_dir: &Path, config: &str) -> Result<Report> {
-    let configured = DataStage.configure(config.parse().unwrap())?;
-    let (dir, work) = (recipe_dir.join("out"), recipe_dir.join("work"));
-    [&dir, &work].into_iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
-    configured.run(&StageContext {
-        name: "corpus",
-        dir: &dir,
-        work: &work,
-        recipe_dir,
-        inputs: &[],
-        device: "cpu",
-        seed: 1,
-        progress: &Silent,
-    })
+    run_stage(recipe_dir, "out", 2, config)
 }
 
 fn texts(dir: &Path) -> Vec<String> {

@@ -1,13 +1,14 @@
 //! The engine: the same bytes whatever the threads and the interruptions.
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
+mod bed;
+
 use std::fs;
 use std::path::Path;
 
-use cupola_artifact::Result;
-use cupola_artifact::stage::{Report, Silent, Stage, StageContext};
-use cupola_data::DataStage;
 use serde_json::json;
+
+use bed::run_stage as run;
 
 const FILES: [&str; 4] = ["train.jsonl.zst", "validation.jsonl.zst", "dropped.jsonl.zst", "report.json"];
 
@@ -37,24 +38,6 @@ fn corpus() -> tempfile::TempDir {
         fs::write(dir.path().join(format!("small-{i:02}.txt")), format!("A small text, number {i}.")).unwrap();
     }
     dir
-}
-
-fn run(recipe_dir: &Path, out: &str, threads: usize, config: &str) -> Result<Report> {
-    let (dir, work) = (recipe_dir.join(out), recipe_dir.join(format!("{out}.work")));
-    fs::create_dir_all(&dir).unwrap();
-    fs::create_dir_all(&work).unwrap();
-    let configured = DataStage.configure(config.parse().unwrap())?;
-    let context = StageContext {
-        name: "corpus",
-        dir: &dir,
-        work: &work,
-        recipe_dir,
-        inputs: &[],
-        device: "cpu",
-        seed: 1,
-        progress: &Silent,
-    };
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| configured.run(&context))
 }
 
 fn same(dir: &Path, one: &str, other: &str) {

@@ -2,12 +2,14 @@
 //! `CUPOLA_DATA` names; without it nothing is tested.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
+mod bed;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use cupola_artifact::stage::{Silent, Stage, StageContext};
-use cupola_data::DataStage;
 use cupola_records::{Split, read_documents, read_records};
+
+use bed::run_stage;
 
 fn folder() -> Option<PathBuf> {
     let folder = std::env::var_os("CUPOLA_DATA").map(|folder| Path::new(&folder).join("dedup"));
@@ -22,24 +24,12 @@ fn left(folder: &Path, settings: &str) -> [HashSet<String>; 2] {
     let documents = folder.join("docs.jsonl.zst");
     let all = read_records(&documents).unwrap().map(|record| record.unwrap().value["id"].as_str().unwrap().to_owned());
     let out = tempfile::tempdir().unwrap();
-    let (dir, work) = (out.path().join("out"), out.path().join("work"));
-    [&dir, &work].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
     let config = format!(
         "sources = ['{}']\nvalidation_fraction = 0.0\nkeep_dropped = 'none'\n[[steps]]\nstep = 'near_duplicates'\n{settings}",
         documents.display()
     );
-    let context = StageContext {
-        name: "test",
-        dir: &dir,
-        work: &work,
-        recipe_dir: folder,
-        inputs: &[],
-        device: "cpu",
-        seed: 1,
-        progress: &Silent,
-    };
-    DataStage.configure(config.parse().unwrap()).unwrap().run(&context).unwrap();
-    let left = read_documents(&dir, Split::Train).unwrap().into_iter().map(|document| document.id);
+    run_stage(out.path(), "out", 2, &config).unwrap();
+    let left = read_documents(&out.path().join("out"), Split::Train).unwrap().into_iter().map(|document| document.id);
     [left.collect(), all.collect()]
 }
 

@@ -1,38 +1,30 @@
 //! The stage from files to artifact.
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
+mod bed;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use cupola_artifact::stage::{PlanInputs, Report, Silent, Stage, StageContext};
+use cupola_artifact::stage::{PlanInputs, Report, Stage};
 use cupola_artifact::{Class, Error, Result};
 use cupola_data::{DataStage, Wanted, browse};
 use cupola_records::{Split, read_documents};
 use serde_json::{Value, json};
 
-fn run_into(recipe_dir: &Path, dir: &Path, config: &str) -> Result<Report> {
-    let configured = DataStage.configure(config.parse().unwrap())?;
-    let work = dir.with_extension("work");
-    fs::create_dir_all(dir).unwrap();
-    fs::create_dir_all(&work).unwrap();
-    let report = configured.run(&StageContext {
-        name: "corpus",
-        dir,
-        work: &work,
-        recipe_dir,
-        inputs: &[],
-        device: "cpu",
-        seed: 1,
-        progress: &Silent,
-    })?;
-    fs::remove_dir_all(work).unwrap();
+use bed::run_stage;
+
+/// Runs into a folder, and leaves nothing to go on from.
+fn run_into(recipe_dir: &Path, out: &str, config: &str) -> Result<Report> {
+    let report = run_stage(recipe_dir, out, 2, config)?;
+    fs::remove_dir_all(recipe_dir.join(format!("{out}.work"))).unwrap();
     Ok(report)
 }
 
 fn run(recipe_dir: &Path, config: &str) -> Result<(Report, Value)> {
     let dir = recipe_dir.join("out");
-    let report = run_into(recipe_dir, &dir, config)?;
+    let report = run_into(recipe_dir, "out", config)?;
     Ok((report, serde_json::from_slice(&fs::read(dir.join("report.json")).unwrap()).unwrap()))
 }
 
@@ -107,7 +99,7 @@ fn order_is_kept_and_text_is_normalized() {
 fn a_second_run_writes_the_same_bytes() {
     let dir = corpus();
     for out in ["one", "two"] {
-        run_into(dir.path(), &dir.path().join(out), SKIP).unwrap();
+        run_into(dir.path(), out, SKIP).unwrap();
     }
     for file in ["train.jsonl.zst", "validation.jsonl.zst", "report.json", "report.md"] {
         let read = |out: &str| fs::read(dir.path().join(out).join(file)).unwrap();

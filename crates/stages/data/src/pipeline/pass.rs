@@ -1,5 +1,6 @@
 //! One pass over the documents: the steps between two that need all documents of a part, or of all parts.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -109,6 +110,8 @@ struct Part<'a, 'p> {
     /// Where each document's sketch ends among all.
     sketch_ends: Vec<u64>,
     dropped: Option<Lines>,
+    /// Dropped documents so far, by reason.
+    sampled: HashMap<String, u64>,
 }
 
 impl<'a, 'p> Part<'a, 'p> {
@@ -129,6 +132,7 @@ impl<'a, 'p> Part<'a, 'p> {
             keys: Keys::default(),
             sketch_ends: Vec::new(),
             dropped: None,
+            sampled: HashMap::new(),
         })
     }
 
@@ -252,9 +256,13 @@ impl<'a, 'p> Part<'a, 'p> {
     }
 
     fn dropped(&mut self, document: &Document, step: &str, reason: &str) -> Result<()> {
-        let so_far: u64 = self.report.sources.values().filter_map(|t| t.dropped.get(reason)).map(|c| c.documents).sum();
         let whole = self.pass.keep_dropped == KeepDropped::All;
-        if self.pass.keep_dropped == KeepDropped::None || (!whole && so_far > SAMPLES) {
+        if self.pass.keep_dropped == KeepDropped::None {
+            return Ok(());
+        }
+        let sampled = self.sampled.entry(reason.to_owned()).or_default();
+        *sampled += 1;
+        if !whole && *sampled > SAMPLES {
             return Ok(());
         }
         if self.dropped.is_none() {
@@ -349,4 +357,20 @@ pub fn passes(steps: &[Step]) -> Vec<Numbers> {
         }
     }
     passes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_panics_sets_the_document_aside() {
+        let mut document = Document::new("id", "text", "source");
+        let verdict = guarded(&mut document, |document| {
+            assert!(document.text.is_empty(), "it has {} bytes", document.text.len());
+            Verdict::Keep
+        });
+        assert_eq!(verdict, Verdict::SetAside("the step broke: it has 4 bytes".into()));
+        assert_eq!(guarded(&mut document, |_| Verdict::Keep), Verdict::Keep);
+    }
 }

@@ -1,6 +1,8 @@
 //! Documents made by a model: what comes of every answer and of every trouble with the server. No network but this machine's.
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
+#[path = "../bed/mod.rs"]
+mod bed;
 mod server;
 
 use std::collections::HashMap;
@@ -10,34 +12,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cupola_artifact::stage::{Report, Silent, Stage, StageContext};
+use cupola_artifact::stage::{Report, Stage};
 use cupola_artifact::{Error, Result};
 use cupola_data::{DataStage, Wanted, browse};
 use cupola_records::{Document, Split, read_documents};
 use serde_json::{Value, json};
 
+use bed::run_stage as run_on;
 use server::{Reply, Request, Server};
 
 /// A variable that cargo sets for each test, as a key; and what it holds.
 const KEY: (&str, &str) = ("CARGO_PKG_NAME", "cupola-data");
-
-fn run_on(recipe_dir: &Path, out: &str, threads: usize, config: &str) -> Result<Report> {
-    let (dir, work) = (recipe_dir.join(out), recipe_dir.join(format!("{out}.work")));
-    fs::create_dir_all(&dir).unwrap();
-    fs::create_dir_all(&work).unwrap();
-    let configured = DataStage.configure(config.parse().unwrap())?;
-    let context = StageContext {
-        name: "corpus",
-        dir: &dir,
-        work: &work,
-        recipe_dir,
-        inputs: &[],
-        device: "cpu",
-        seed: 1,
-        progress: &Silent,
-    };
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| configured.run(&context))
-}
 
 /// A folder with documents `d0` … that name rivers, and what was made of them by a step with these settings.
 struct Bed {
