@@ -7,14 +7,13 @@ mod server;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cupola_artifact::stage::{Report, Stage};
+use cupola_artifact::stage::Report;
 use cupola_artifact::{Error, Result};
-use cupola_data::{DataStage, Wanted, browse};
+use cupola_data::{Wanted, browse};
 use cupola_records::{Document, Split, read_documents};
 use serde_json::{Value, json};
 
