@@ -73,7 +73,7 @@ fn a_run_that_was_cut_off_does_not_mix_versions_of_a_file() {
     let config = format!("cache = \"cache\"\nvalidation_fraction = 0.0\nsources = [\"{}\"]", server.at("/a.txt"));
     run(dir.path(), &config).unwrap();
     // The folder of work is still there, as after a run that was cut off.
-    assert!(dir.path().join("work/collected.json").exists());
+    assert!(dir.path().join("out.work/collected.json").exists());
     run(dir.path(), &format!("refresh = true\n{config}")).unwrap();
     assert_eq!(texts(dir.path()), ["new"]);
 }
