@@ -119,33 +119,6 @@ fn gpt2_settings_that_are_not_built_are_refused() {
 }
 
 #[test]
-fn peft_lora_equals_peft_with_the_adapter_merged_and_without() {
-    let golden = Golden::load("peft-lora");
-    let mut model = Model::load(&fixture("peft-lora"), &Device::flex()).unwrap();
-    let (batch, real) = batch(&golden);
-    let check = |model: &Model, key: &str| {
-        let logits = to_vec(&model.decoder().unwrap().logits(model.decoder().unwrap().hidden(&batch)));
-        let (atol, rtol) = golden.tolerance(key);
-        assert_close(key, &masked(logits, &real), &golden.f32(key).1, atol, rtol);
-    };
-    check(&model, "out.logits");
-    model.merge_lora().unwrap();
-    check(&model, "merged.logits");
-    check(&Model::load(&fixture("llama"), &Device::flex()).unwrap(), "base.logits");
-}
-
-#[test]
-fn a_written_adapter_reads_back_as_it_was() {
-    let dir = tempfile::tempdir().unwrap();
-    let model = Model::load(&fixture("peft-lora"), &Device::flex()).unwrap();
-    let config = cupola_nn::LoraConfig { r: 4, alpha: 8.0, ..Default::default() };
-    let base = fixture("llama");
-    cupola_arch::save_adapter(&model, &config, base.to_str().unwrap(), dir.path()).unwrap();
-    let again = Model::load(dir.path(), &Device::flex()).unwrap();
-    assert_eq!(model.lora_state(), again.lora_state());
-}
-
-#[test]
 fn a_checkpoint_that_disagrees_with_its_configuration_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let from = fixture("llama");

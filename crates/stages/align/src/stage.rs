@@ -143,7 +143,7 @@ impl Configured for Align {
         let (settings, input) = (&self.shared, context.input("model")?);
         let device = cupola_ops::open(context.device)?;
         let (mut model, tokenizer) = load_to_change(&input.path, &device)?;
-        model.merge_lora()?;
+        model.merge_adapter()?;
         // The reference as the model in training: a difference would be a reward.
         model.network.set_precision(settings.precision.resolve());
         let spec = model.decoder()?.spec().clone();

@@ -131,7 +131,7 @@ impl Configured for Compression {
         let input = context.input("model")?;
         let device = cupola_ops::open(context.device)?;
         let (mut original, tokenizer) = load_to_change(&input.path, &device)?;
-        original.merge_lora()?;
+        original.merge_adapter()?;
         let mut compressed = original.clone();
         self.method.apply(&mut compressed)?;
         compressed.save(context.dir)?;

@@ -139,7 +139,7 @@ impl Configured for MemoryConfig {
     fn run(&self, context: &StageContext<'_>) -> Result<Report> {
         let input = context.input("model")?;
         let (mut model, tokenizer) = load_model(&input.path, &cupola_ops::open(context.device)?)?;
-        model.merge_lora()?;
+        model.merge_adapter()?;
         let vocab_size = model.spec().stack().vocab_size;
         let width = model.spec().stack().embedding.width;
         let old = Memory::load(&input.path, vocab_size)?;
