@@ -67,8 +67,9 @@ pub fn nf4_scale_codes() -> [f32; 256] {
         let (parts, power) = (1u32 << exponent, 10f64.powi(exponent as i32 - 6));
         // The means of neighbours among `parts + 1` even steps from 0.1 to 1.
         let step = 0.9f32 / parts as f32;
-        let bound =
-            |i: u32| if i < parts.div_ceil(2) { 0.1 + step * i as f32 } else { 1.0 - step * (parts - i) as f32 };
+        let bound = |i: u32| {
+            if i < parts.div_ceil(2) { step.mul_add(i as f32, 0.1) } else { (-step).mul_add((parts - i) as f32, 1.0) }
+        };
         for i in 0..parts {
             let mean = (bound(i) + bound(i + 1)) / 2.0;
             let value = (power as f32) * mean;
