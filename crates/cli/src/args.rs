@@ -147,6 +147,9 @@ pub struct ChatArgs {
 pub struct ServeArgs {
     /// The model: a `serve` artifact, another artifact with a model, or a model folder
     pub model: PathBuf,
+    /// An adapter of the model and the name under which requests ask for it; may be given several times
+    #[arg(long = "adapter", value_name = "NAME=DIR", value_parser = named_folder)]
+    pub adapters: Vec<(String, PathBuf)>,
     /// The address to listen on
     #[arg(long)]
     pub host: Option<String>,
@@ -282,6 +285,14 @@ pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `NAME=DIR`.
+fn named_folder(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, dir)) if !name.is_empty() && !dir.is_empty() => Ok((name.to_string(), dir.into())),
+        _ => Err("an adapter is NAME=DIR".into()),
+    }
 }
 
 #[cfg(test)]

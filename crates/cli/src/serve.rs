@@ -17,6 +17,7 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     if let Some(port) = args.port {
         config.port = port;
     }
+    config.adapters.extend(args.adapters.iter().cloned());
     let config = config.with_environment();
     let has_key = config.api_key.is_some();
     out::note(&format!("loading {}", model.display()));

@@ -1,12 +1,13 @@
 //! The engine's handle.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use cupola_arch::Model;
+use cupola_arch::{Adapter, Model};
 use cupola_artifact::{Context, Error, Result};
 use cupola_tokenizer::Tokenizer;
 
@@ -75,6 +76,25 @@ impl Engine {
     pub fn load(model_dir: &Path, device: &str, options: &EngineOptions) -> Result<Self> {
         let (model, tokenizer) = crate::load_reader(model_dir, &cupola_ops::open(device)?)?;
         Self::new(model, tokenizer, options)
+    }
+
+    /// The same with adapters by their names, each a folder.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; a folder that holds no adapter of this model.
+    pub fn load_with(
+        model_dir: &Path,
+        adapters: &BTreeMap<String, PathBuf>,
+        device: &str,
+        options: &EngineOptions,
+    ) -> Result<Self> {
+        let (model, tokenizer) = crate::load_reader(model_dir, &cupola_ops::open(device)?)?;
+        let put_on = |(name, dir): (&String, &PathBuf)| {
+            let named = |e: Error| e.wrap(format!("cannot put the adapter `{name}` on"));
+            Ok((name.clone(), Adapter::read(dir).and_then(|a| model.with_adapter(&a)).map_err(named)?))
+        };
+        let adapters: Vec<(String, Model)> = adapters.iter().map(put_on).collect::<Result<_>>()?;
+        Self::with_adapters(model, &adapters, tokenizer, options)
     }
 
     /// Starts the thread for a model that is there already; the weights are shared, not copied.

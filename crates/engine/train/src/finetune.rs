@@ -223,7 +223,10 @@ impl FineTune {
                 return wrong("`quantize` needs weights that stay as they are, and `method = \"full\"` trains them");
             }
         }
-        self.adapter_config().map_err(|e| e.wrap(format!("[{section}.adapter]")))?;
+        self.adapter_config().map_err(|e| {
+            let told = Error::usage(format!("[{section}.adapter]: {e}"));
+            e.hint().map_or_else(|| Error::usage(format!("[{section}.adapter]: {e}")), |hint| told.with_hint(hint))
+        })?;
         self.schedule_for(1).ratio(0, 1).map(|_| ())
     }
 

@@ -35,6 +35,8 @@ pub struct Adapted {
     pub config: AdapterConfig,
     /// Parameters of the model itself that belong to it: what each is called in its file, and whether it is trained.
     own: BTreeMap<String, (String, bool)>,
+    /// Tensors of its folder without numbers: those of layers whose ranks have fallen to nothing.
+    empty: StateDict,
     /// What its folder said, where it came from one.
     file: Option<Map<String, Value>>,
 }
@@ -150,7 +152,11 @@ impl Model {
         let device = self.network.device().without_autodiff();
         let mut source = AdapterFile { state: adapter.state.clone(), device, dir: adapter.dir.clone() };
         self.attach(&adapter.config, &mut source, Some(adapter.file.clone()), 0)?;
-        source.finish()
+        let empty = source.finish()?;
+        if let Some(adapted) = &mut self.adapted {
+            adapted.empty = empty;
+        }
+        Ok(())
     }
 
     /// The same model with an adapter; both share the memory of everything else.
@@ -179,7 +185,7 @@ impl Model {
         let config = site.resolved(&mut self.network, config)?;
         let own = attach(&mut self.network, &site, &config, source, seed)?;
         self.take_room(&config)?;
-        self.adapted = Some(Adapted { config, own, file });
+        self.adapted = Some(Adapted { config, own, file, empty: StateDict::new() });
         Ok(())
     }
 
@@ -264,6 +270,7 @@ impl Model {
                 state.insert(file.clone(), param.to_host());
             }
         }
+        state.extend(adapted.empty.clone());
         let mut config = adapted.config.clone();
         if let Some(pattern) = kept_ranks(&mut copy, &mut state)? {
             config = config.with([("rank_pattern".to_string(), json!(pattern))].into_iter().collect())?;

@@ -3,7 +3,6 @@
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Error, Result, human_count, parse_config, unknown_name};
 use cupola_generate::load_to_change;
-use cupola_nn::Module;
 use cupola_tokenizer::Tokenizer;
 use cupola_train::batching::Layout;
 use cupola_train::conversation::{Example, Fit, hold_out, prompt_key, read_all, with_system};

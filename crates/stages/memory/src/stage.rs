@@ -8,7 +8,7 @@ use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, St
 use cupola_artifact::{Error, Result, human_bytes, human_count, parse_config};
 use cupola_generate::{document_start, load_model, score_texts};
 use cupola_neighbours::{Found, Memory, Settings};
-use cupola_nn::{Module, Readout};
+use cupola_nn::Readout;
 use cupola_records::{Split, read_documents, total_bytes};
 use cupola_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};

@@ -15,6 +15,11 @@ pub trait Backend: Send + Sync + 'static {
         Err(Error::usage("there is no beam search here"))
     }
 
+    /// The names of the adapters that a request may choose.
+    fn adapters(&self) -> &[String] {
+        &[]
+    }
+
     /// Counters and gauges.
     fn stats(&self) -> Stats;
 
@@ -32,6 +37,10 @@ impl Backend for Engine {
 
     fn beam_search(&self, prompts: &[Vec<u32>], options: &BeamOptions) -> Result<Vec<Vec<Beam>>> {
         Engine::beam_search(self, prompts, options)
+    }
+
+    fn adapters(&self) -> &[String] {
+        Engine::adapters(self)
     }
 
     fn stats(&self) -> Stats {

@@ -1,6 +1,8 @@
 //! The server's settings.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use cupola_artifact::{Error, Result};
 use cupola_generate::{EngineOptions, SamplingParams};
@@ -55,6 +57,9 @@ pub struct ServeConfig {
     pub api_key: Option<Secret>,
     /// The model's name in the API; the name of its directory by default.
     pub model_name: Option<String>,
+    /// Adapters of the model by the names that requests ask for as their model, and their folders; of a command line.
+    #[serde(skip)]
+    pub adapters: BTreeMap<String, PathBuf>,
     /// The largest request body.
     pub max_body_bytes: usize,
     /// The most sequences that one request may ask for: prompts times `n`.
@@ -74,6 +79,7 @@ impl Default for ServeConfig {
             port: 8000,
             api_key: None,
             model_name: None,
+            adapters: BTreeMap::new(),
             max_body_bytes: 1 << 20,
             max_choices: 32,
             shutdown_seconds: 10,

@@ -133,7 +133,8 @@ async fn metrics(State(shared): Server) -> Result<Response, ApiError> {
 }
 
 async fn models(State(shared): Server) -> Json<Value> {
-    Json(json!({"object": "list", "data": [shared.model_entry()]}))
+    let names = [shared.model.as_str()].into_iter().chain(shared.backend.adapters().iter().map(String::as_str));
+    Json(json!({"object": "list", "data": names.map(|name| shared.model_entry(name)).collect::<Vec<_>>()}))
 }
 
 async fn model_by_id(
@@ -142,14 +143,14 @@ async fn model_by_id(
 ) -> Result<Json<Value>, ApiError> {
     // A name that is not even text is no model's name either.
     let id = path.map_or_else(|_| "\u{fffd}".to_owned(), |Path(id)| id);
-    shared.check_model(Some(&id))?;
-    Ok(Json(shared.model_entry()))
+    let adapter = shared.adapter_of(Some(&id))?;
+    Ok(Json(shared.model_entry(adapter.as_deref().unwrap_or(&shared.model))))
 }
 
 async fn chat_completions(State(shared): Server, request: Request) -> Result<Response, ApiError> {
     let body = read_json(request, shared.config.max_body_bytes).await?;
-    let ChatRequest { common, messages } = ChatRequest::parse(&body, &shared.config.sampling)?;
-    shared.check_model(common.model.as_deref())?;
+    let ChatRequest { mut common, messages } = ChatRequest::parse(&body, &shared.config.sampling)?;
+    common.params.adapter = shared.adapter_of(common.model.as_deref())?;
     let backend = shared.backend.clone();
     let tokens = blocking(move || {
         let tokenizer = backend.tokenizer();
@@ -165,8 +166,8 @@ async fn chat_completions(State(shared): Server, request: Request) -> Result<Res
 
 async fn completions(State(shared): Server, request: Request) -> Result<Response, ApiError> {
     let body = read_json(request, shared.config.max_body_bytes).await?;
-    let CompletionRequest { common, prompts, echo } = CompletionRequest::parse(&body, &shared.config.sampling)?;
-    shared.check_model(common.model.as_deref())?;
+    let CompletionRequest { mut common, prompts, echo } = CompletionRequest::parse(&body, &shared.config.sampling)?;
+    common.params.adapter = shared.adapter_of(common.model.as_deref())?;
     if prompts.len().saturating_mul(common.best_of) > shared.config.max_choices {
         let (count, most) = (prompts.len(), shared.config.max_choices);
         let each = common.best_of;
@@ -208,10 +209,10 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Shared {
-    fn model_entry(&self) -> Value {
+    fn model_entry(&self, name: &str) -> Value {
         let sampling = &self.config.sampling;
         json!({
-            "id": self.model,
+            "id": name,
             "object": "model",
             "created": self.created,
             "owned_by": "cupola",
@@ -225,11 +226,22 @@ impl Shared {
         })
     }
 
-    fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
-        match asked {
-            Some(asked) if asked != self.model => Err(ApiError::model_not_found(asked, &self.model)),
-            _ => Ok(()),
+    /// The adapter that a request's model names; none where that is the model itself.
+    fn adapter_of(&self, asked: Option<&str>) -> Result<Option<String>, ApiError> {
+        let Some(asked) = asked.filter(|asked| *asked != self.model) else { return Ok(None) };
+        let adapters = self.backend.adapters();
+        match adapters.iter().find(|name| *name == asked) {
+            Some(name) => Ok(Some(name.clone())),
+            None => {
+                let served: Vec<&str> = [&self.model].into_iter().chain(adapters).map(String::as_str).collect();
+                Err(ApiError::model_not_found(asked, &served.join("`, `")))
+            }
         }
+    }
+
+    /// What an answer says wrote it.
+    fn written_by<'a>(&'a self, common: &'a Common) -> &'a str {
+        common.params.adapter.as_deref().unwrap_or(&self.model)
     }
 
     /// Submits the prompts and answers; `prefixes` holds one string per prompt.
@@ -255,7 +267,7 @@ impl Shared {
             params.logprobs.get_or_insert(0);
         }
         let job = Job::start(&*self.backend, self.metrics.clone(), prompts, &params, texts)?;
-        respond(Answer::new(kind, &self.model, prefixes, logprobs), job, common).await
+        respond(Answer::new(kind, self.written_by(common), prefixes, logprobs), job, common).await
     }
 
     /// Refuses prompts that are empty or leave no room for an answer.
@@ -293,7 +305,7 @@ impl Shared {
         let asked = prompts.iter().map(Vec::len).sum();
         let (found, written) = beams::search(self.backend.clone(), prompts, options, place).await?;
         let prefixes: Vec<String> = prefixes.iter().flat_map(|p| std::iter::repeat_n(p.clone(), returned)).collect();
-        let answer = Answer::new(kind, &self.model, prefixes, Logprobs::new(kind, None, &[]));
+        let answer = Answer::new(kind, self.written_by(common), prefixes, Logprobs::new(kind, None, &[]));
         Ok(Json(answer.found(found, (asked, written))?).into_response())
     }
 }

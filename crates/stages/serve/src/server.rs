@@ -133,11 +133,14 @@ pub fn serve(model_dir: &Path, config: &ServeConfig, device: &str, on_ready: imp
     config.sampling = config.sampling.or(&SamplingParams::of_model(model_dir)?)?;
     let server = Server::bind(&config)?;
     if is_encoder(model_dir)? {
+        if !config.adapters.is_empty() {
+            return Err(Error::usage("adapters are served with models that write"));
+        }
         let reader = Reader::load(model_dir, device)?;
         on_ready(server.address());
         return server.run(reading_router(reader, &config, &model_name(model_dir)), signalled());
     }
-    let engine = Engine::load(model_dir, device, &config.engine)?;
+    let engine = Engine::load_with(model_dir, &config.adapters, device, &config.engine)?;
     let backend: Arc<dyn Backend> = Arc::new(engine);
     on_ready(server.address());
     server.run(router(backend, &config, &model_name(model_dir)), signalled())

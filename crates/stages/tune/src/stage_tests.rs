@@ -222,6 +222,11 @@ fn every_method_learns_and_what_it_saves_is_what_it_learned() {
         // With the base beside it the adapter gives what the model does, and the base's own weights are as they were.
         let adapter = if dir.join("out/adapter").exists() { dir.join("out/adapter") } else { dir.join("out") };
         assert_close(method, &logits(&adapter), &tuned, 1e-3, 1e-3);
+        let again = dir.join("again");
+        let loaded = Model::load(&adapter, &Device::flex()).unwrap();
+        cupola_arch::save_adapter(&loaded, "..", &again).unwrap();
+        let tensors = |dir: &Path| std::fs::read(dir.join("adapter_model.safetensors")).unwrap();
+        assert!(tensors(&adapter) == tensors(&again), "{method}: load and save change the file");
         assert_eq!(metric(&report, "trainable_parameters"), counted(&dir, &recipe), "{method}");
     }
 }

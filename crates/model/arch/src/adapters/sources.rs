@@ -21,10 +21,10 @@ pub(crate) struct AdapterFile {
 }
 
 impl AdapterFile {
-    /// An error that names weights which the model has no place for.
-    pub fn finish(self) -> Result<()> {
-        match self.state.keys().next() {
-            None => Ok(()),
+    /// What is left where that has no numbers; an error that names weights which the model has no place for.
+    pub fn finish(self) -> Result<StateDict> {
+        match self.state.iter().find(|(_, tensor)| !tensor.is_empty()).map(|(name, _)| name) {
+            None => Ok(self.state),
             Some(left) => {
                 let message =
                     format!("the adapter in {} has weights that the model has no place for", self.dir.display());

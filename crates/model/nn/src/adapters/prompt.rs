@@ -2,7 +2,7 @@
 //! network while they are learned (P-tuning, Liu et al. 2021).
 
 use burn::tensor::Tensor;
-use cupola_artifact::{Error, Result};
+use cupola_artifact::Result;
 use cupola_ops::{Activation, Precision};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -202,10 +202,4 @@ impl Prompt {
             }
         }
     }
-}
-
-/// An error where a network cannot have vectors before its text.
-pub(crate) fn no_room(tokens: usize, max_seq_len: usize) -> Error {
-    Error::usage(format!("{tokens} virtual tokens leave no room in a context of {max_seq_len}"))
-        .with_hint("choose fewer `tokens`")
 }

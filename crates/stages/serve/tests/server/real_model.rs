@@ -53,6 +53,42 @@ fn run_stage(root: &Path) -> (Report, PathBuf) {
 }
 
 #[test]
+fn adapters_are_models_that_requests_ask_for() {
+    let root = tempfile::tempdir().unwrap();
+    let model = root.path().join("model");
+    tiny_llama_dir(&model, 1);
+    let low = root.path().join("low");
+    let mut adapted = cupola_arch::Model::load(&model, &burn::tensor::Device::flex()).unwrap();
+    let kind = cupola_nn::adapters::kind("lora").unwrap();
+    let config = cupola_nn::adapters::AdapterConfig::new(kind, serde_json::Map::new()).unwrap();
+    adapted.adapt(&config, 1).unwrap();
+    for mut param in cupola_nn::Module::adapter_params_mut(&mut adapted.network) {
+        param.update(|numbers| numbers.iter_mut().enumerate().for_each(|(i, x)| *x += (i as f32).sin()));
+    }
+    cupola_arch::save_adapter(&adapted, "../model", &low).unwrap();
+    let adapters = [("low".to_string(), low.clone())].into();
+    let config = ServeConfig { port: 0, adapters, ..ServeConfig::default() };
+    let engine = Engine::load_with(&model, &config.adapters, "cpu", &config.engine).unwrap();
+    let handle = Server::bind(&config).unwrap().spawn(router(Arc::new(engine), &config, crate::common::MODEL)).unwrap();
+    let server = Running { handle, state: Arc::<State>::default() };
+    let ask = |model: &str| {
+        server.post(
+            "/v1/completions",
+            &json!({"model": model, "prompt": "hello", "max_tokens": 12, "temperature": 0, "ignore_eos": true}),
+        )
+    };
+    let (plain, adapted, unknown) = (ask(crate::common::MODEL).json(), ask("low").json(), ask("lwo"));
+    assert_eq!((plain["model"].as_str(), adapted["model"].as_str()), (Some(crate::common::MODEL), Some("low")));
+    assert_ne!(plain["choices"][0]["text"], adapted["choices"][0]["text"]);
+    assert_eq!(unknown.status, 404);
+    let listed = server.get("/v1/models").json();
+    assert_eq!(listed["data"].as_array().unwrap().len(), 2);
+    let missing =
+        Engine::load_with(&model, &[("x".to_string(), root.path().join("none"))].into(), "cpu", &config.engine);
+    assert!(missing.unwrap_err().chain().contains("the adapter `x`"));
+}
+
+#[test]
 fn the_stage_writes_an_artifact_that_leads_back_to_the_model() {
     let root = tempfile::tempdir().unwrap();
     let model = root.path().join("compress.int8");

@@ -1,0 +1,86 @@
+//! The tables of methods and of their settings in `docs/tune.md` are made from the list of adapters; `CUPOLA_WRITE_DOCS=1` writes them.
+#![expect(clippy::unwrap_used, reason = "a failing test should panic")]
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use cupola_arch::mergeable;
+use cupola_nn::adapters::{ALL, AdapterConfig, AdapterKind};
+use serde_json::{Map, Value};
+
+fn methods() -> String {
+    let mut out = String::from("| method | PEFT's `peft_type` | what it does | merged | lr |\n|---|---|---|---|---|\n");
+    writeln!(out, "| `full` | – | trains all parameters | – | 1 |").unwrap();
+    for kind in ALL {
+        let merged = mergeable(&AdapterConfig::new(*kind, Map::new()).unwrap());
+        let (name, peft, about) = (kind.name(), kind.peft_type(), kind.about());
+        let merged = if merged { "yes" } else { "no" };
+        writeln!(out, "| `{name}` | `{peft}` | {about} | {merged} | {} |", kind.lr_factor()).unwrap();
+    }
+    out
+}
+
+/// A row for each setting with a meaning of its own, and the methods that have it with their defaults.
+fn settings() -> String {
+    let mut rows: Vec<(&str, &str, Vec<(String, String)>)> = vec![];
+    for kind in ALL {
+        for field in kind.fields() {
+            let default = (shown(&kind.defaults()[field.name]), kind_name(*kind));
+            match rows.iter_mut().find(|(name, about, _)| (*name, *about) == (field.name, field.about)) {
+                Some((_, _, defaults)) => defaults.push(default),
+                None => rows.push((field.name, field.about, vec![default])),
+            }
+        }
+    }
+    let mut out = String::from("| setting | meaning | default: methods |\n|---|---|---|\n");
+    for (name, about, defaults) in rows {
+        let mut grouped: Vec<(String, Vec<String>)> = vec![];
+        for (default, kind) in defaults {
+            match grouped.iter_mut().find(|(known, _)| *known == default) {
+                Some((_, kinds)) => kinds.push(kind),
+                None => grouped.push((default, vec![kind])),
+            }
+        }
+        let told: Vec<String> =
+            grouped.iter().map(|(default, kinds)| format!("{default}: {}", kinds.join(", "))).collect();
+        writeln!(out, "| `{name}` | {about} | {} |", told.join("; ")).unwrap();
+    }
+    out
+}
+
+fn kind_name(kind: &dyn AdapterKind) -> String {
+    format!("`{}`", kind.name())
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "not set".into(),
+        Value::Object(map) if map.is_empty() => "none".into(),
+        Value::Number(number) if number.is_f64() => {
+            number.as_f64().map_or_else(String::new, |x| (x as f32).to_string())
+        }
+        other => format!("`{other}`"),
+    }
+}
+
+#[test]
+fn the_tables_are_those_of_the_list() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs/tune.md");
+    let (mut page, writes) = (std::fs::read_to_string(&path).unwrap(), std::env::var_os("CUPOLA_WRITE_DOCS").is_some());
+    for (name, table) in [("methods", methods()), ("adapter settings", settings())] {
+        let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+        let start = page.find(&start).unwrap() + start.len();
+        let end = page.find(&end).unwrap();
+        if writes {
+            page.replace_range(start..end, &table);
+        }
+        let there = page.get(start..end).unwrap_or_default();
+        assert!(
+            writes || there == table,
+            "{name} in docs/tune.md is not up to date: run this test with CUPOLA_WRITE_DOCS=1"
+        );
+    }
+    if writes {
+        std::fs::write(&path, page).unwrap();
+    }
+}
