@@ -211,8 +211,13 @@ fn every_method_learns_and_what_it_saves_is_what_it_learned() {
         let recipe = format!("method = '{method}'\nepochs = 25\nbatch_size = 4\n{}", small(method));
         let report = run(&dir, &recipe, "out", &Silent).unwrap();
         let (before, after) = (metric(&report, "validation_loss_before"), metric(&report, "validation_loss"));
-        eprintln!("{method}: {before:.3} -> {after:.3}, {} trained", metric(&report, "trainable_parameters"));
-        assert!(after < 0.9 * before, "{method}: {before} {after}");
+        // A tenth and more above what was seen; without training it would be 1.
+        let bar = match *method {
+            "prompt_tuning" | "p_tuning" => 0.8,
+            "prefix_tuning" | "llama_adapter" => 0.6,
+            _ => 0.45,
+        };
+        assert!(after < bar * before, "{method}: {before} {after}");
         let base = logits(&dir.join("model"));
         let tuned = logits(&dir.join("out"));
         assert!(tuned.iter().zip(&base).any(|(t, b)| (t - b).abs() > 1e-2), "{method}");

@@ -33,6 +33,8 @@ pub(crate) struct Site<'a> {
 struct Inventory {
     /// Linear layers inside blocks.
     linears: Vec<String>,
+    /// Experts and routers, which get no adapters.
+    others: Vec<String>,
     /// Norms.
     norms: Vec<String>,
     /// Attention layers that can have vectors of their own.
@@ -122,6 +124,8 @@ impl<'a> Site<'a> {
                     Some(fused) => found.linears.push(fused.module.clone()),
                     None => found.linears.extend(linears.iter().map(|linear| self.alone(linear))),
                 },
+                Piece::Router(router) => found.others.push(module_of(router.weight().name()).to_string()),
+                Piece::Param(ParamMut::Stack(param)) => found.others.push(module_of(param.name()).to_string()),
                 Piece::Norm(norm) => found.norms.push(module_of(norm.weight.name()).to_string()),
                 Piece::Place(Place::Attention(_)) => found.attention.push(parent(&last).to_string()),
                 _ => {}
@@ -136,6 +140,7 @@ impl<'a> Site<'a> {
     /// Names of modules that the model does not have; a kind that its network has no place for.
     pub fn resolved(&self, network: &mut Network, config: &AdapterConfig) -> Result<AdapterConfig> {
         let found = self.inventory(network);
+        let all: Vec<String> = found.linears.iter().chain(&found.others).cloned().collect();
         let text = |names: Vec<String>| json!(names);
         match config.adapter.stands() {
             Stands::Linears(on) => {
@@ -146,14 +151,14 @@ impl<'a> Site<'a> {
                         Roles::KeysValuesDown => self.keys_values_down(module).0,
                     };
                     let chosen: Vec<String> = found.linears.iter().filter(wanted).cloned().collect();
-                    settings.insert("target_modules".into(), text(shortened(&chosen, &found.linears)));
+                    settings.insert("target_modules".into(), text(shortened(&chosen, &all)));
                     if on.roles() == Roles::KeysValuesDown {
                         let down = |module: &&String| self.keys_values_down(module).1;
                         let down: Vec<String> = chosen.iter().filter(down).cloned().collect();
-                        settings.insert("feedforward_modules".into(), text(shortened(&down, &found.linears)));
+                        settings.insert("feedforward_modules".into(), text(shortened(&down, &all)));
                     }
                 } else if selection.target_modules.as_ref().is_some_and(Targets::is_all_linear) {
-                    settings.insert("target_modules".into(), text(shortened(&found.linears, &found.linears)));
+                    settings.insert("target_modules".into(), text(shortened(&found.linears, &all)));
                 }
                 config.with(settings)
             }
