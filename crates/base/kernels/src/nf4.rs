@@ -64,7 +64,7 @@ pub struct Nf4Parts {
 pub fn nf4_scale_codes() -> [f32; 256] {
     let mut codes = Vec::with_capacity(256);
     for exponent in 0..7 {
-        let (parts, power) = (1u32 << exponent, 10f64.powi(exponent as i32 - 6));
+        let (parts, power) = (1u32 << exponent, 10f64.powi(exponent - 6));
         // The means of neighbours among `parts + 1` even steps from 0.1 to 1.
         let step = 0.9f32 / parts as f32;
         let bound = |i: u32| {

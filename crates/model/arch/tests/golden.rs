@@ -1,4 +1,4 @@
-//! Loading and saving of model directories, adapters, and what is refused.
+//! Loading and saving of model directories, and what is refused.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -7,22 +7,15 @@ use burn::tensor::Device;
 use cupola_arch::Model;
 use cupola_artifact::{HostTensor, StateDict};
 use cupola_nn::{Batch, Module};
-use cupola_ops::{IGNORE, to_vec};
-use cupola_testkit::{Golden, assert_close, fixture};
+use cupola_ops::IGNORE;
+use cupola_testkit::{Golden, fixture};
 
 /// The fixture's batch: padding is a segment of its own, so that no token attends it.
-fn batch(golden: &Golden) -> (Batch, Vec<bool>) {
+fn batch(golden: &Golden) -> Batch {
     let (shape, ids) = golden.i64("in.input_ids");
     let (_, mask) = golden.i64("in.attention_mask");
     let segments: Vec<u32> = mask.iter().map(|m| u32::from(*m == 0)).collect();
-    let batch = Batch::segmented(ids.iter().map(|id| *id as u32).collect(), shape[0], &segments);
-    (batch, mask.iter().map(|m| *m != 0).collect())
-}
-
-/// Zero where padded, as the golden outputs are.
-fn masked(values: Vec<f32>, real: &[bool]) -> Vec<f32> {
-    let width = values.len() / real.len();
-    values.iter().enumerate().map(|(i, v)| if real[i / width] { *v } else { 0.0 }).collect()
+    Batch::segmented(ids.iter().map(|id| *id as u32).collect(), shape[0], &segments)
 }
 
 /// Labels shifted by one, as the causal loss wants them.
@@ -35,7 +28,7 @@ fn targets(golden: &Golden, seq: usize) -> Arc<[i32]> {
 fn blocks_computed_again_change_no_bit_of_loss_and_gradients() {
     for name in ["llama", "gpt2"] {
         let golden = Golden::load(name);
-        let (batch, _) = batch(&golden);
+        let batch = batch(&golden);
         let targets = targets(&golden, batch.seq());
         let weights: Arc<[f32]> = vec![0.1; targets.len()].into();
         let run = |recompute: bool, trained: &dyn Fn(&str) -> bool| {

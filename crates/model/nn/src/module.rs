@@ -193,8 +193,8 @@ pub trait Module {
             match piece {
                 Piece::Linear(linear) | Piece::Output(linear) if linear.adapter.is_some() => linear.mergeable()?,
                 Piece::Linears(linears, span) => {
-                    let adapted = linears.iter().filter(|linear| span.is_some() || linear.adapter.is_some());
-                    adapted.map(|linear| linear.mergeable()).collect::<Result<()>>()?;
+                    let mut adapted = linears.iter().filter(|linear| span.is_some() || linear.adapter.is_some());
+                    adapted.try_for_each(|linear| linear.mergeable())?;
                 }
                 _ => {}
             }

@@ -6,7 +6,6 @@ use cupola_arch::Model;
 use cupola_artifact::stage::{Configured, Input, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Context, Error, Result, human_bytes, parse_config, unknown_name, write_atomic};
 use cupola_generate::{TextScore, load_model, load_to_change, score_texts};
-use cupola_nn::Module;
 use cupola_records::{Split, read_documents};
 use cupola_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};

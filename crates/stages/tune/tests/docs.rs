@@ -20,9 +20,12 @@ fn methods() -> String {
     out
 }
 
+/// A setting, its meaning, and its default for each method that has it.
+type Row = (&'static str, &'static str, Vec<(String, String)>);
+
 /// A row for each setting with a meaning of its own, and the methods that have it with their defaults.
 fn settings() -> String {
-    let mut rows: Vec<(&str, &str, Vec<(String, String)>)> = vec![];
+    let mut rows: Vec<Row> = vec![];
     for kind in ALL {
         for field in kind.fields() {
             let default = (shown(&kind.defaults()[field.name]), kind_name(*kind));

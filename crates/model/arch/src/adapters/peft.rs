@@ -147,12 +147,18 @@ pub(crate) fn write(config: &AdapterConfig, family: &dyn Family, spec: &Spec) ->
     file
 }
 
-/// A number without a fraction as a whole one, which PEFT expects of scales.
+/// Numbers without a fraction as whole ones, which PEFT expects of scales.
 fn whole(value: &Value) -> Value {
-    match value.as_f64() {
-        Some(x) if value.is_f64() && x.fract() == 0.0 && x.abs() < 1e15 => json!(x as i64),
-        // What is a 32-bit number here is not to look like a 64-bit one.
-        Some(x) if value.is_f64() => json!((x as f32).to_string().parse::<f64>().unwrap_or(x)),
+    match value {
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), whole(value))).collect(),
+        Value::Number(number) if number.is_f64() => {
+            let x = number.as_f64().unwrap_or_default();
+            if x.fract() == 0.0 && x.abs() < 1e15 {
+                return json!(x as i64);
+            }
+            // What is a 32-bit number here is not to look like a 64-bit one.
+            json!((x as f32).to_string().parse::<f64>().unwrap_or(x))
+        }
         _ => value.clone(),
     }
 }
