@@ -1,7 +1,11 @@
 //! Batches of text: what comes next follows from the seed and the position alone, so that a resumed run goes on exactly.
 
+use cupola_artifact::{Context, Result};
 use cupola_nn::Rng;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::batching::groups;
 
 /// Goes through the numbers below `len` in random order, again and again, each round in a new order.
 #[derive(Clone, Debug)]
@@ -48,6 +52,50 @@ impl Shuffle {
         }
         self.at.taken += 1;
         self.order[self.at.taken - 1] as usize
+    }
+}
+
+/// The records of each step, in random order, divided among forward passes.
+#[derive(Clone, Debug)]
+pub struct Steps {
+    shuffle: Shuffle,
+    /// Records of a step.
+    pub batch_size: usize,
+    /// Records of a forward pass; not set, as many as have a certain number of tokens.
+    pub micro_batch: Option<usize>,
+}
+
+impl Steps {
+    /// Steps through `len` records; `len` is at least 1.
+    pub fn new(len: usize, seed: u64, batch_size: usize, micro_batch: Option<usize>) -> Self {
+        Self { shuffle: Shuffle::new(len, seed), batch_size, micro_batch }
+    }
+
+    /// The next step's records.
+    pub fn draw(&mut self) -> Vec<usize> {
+        (0..self.batch_size).map(|_| self.shuffle.draw()).collect()
+    }
+
+    /// The next step's records by forward pass; `length` tells a record's tokens.
+    pub fn draw_parts(&mut self, length: impl Fn(usize) -> usize) -> Vec<Vec<usize>> {
+        let drawn = self.draw();
+        let lengths: Vec<usize> = drawn.iter().map(|i| length(*i)).collect();
+        groups(&lengths, self.micro_batch).into_iter().map(|group| drawn[group].to_vec()).collect()
+    }
+
+    /// Where it is, for a checkpoint.
+    pub fn position(&self) -> Value {
+        json!(self.shuffle.position())
+    }
+
+    /// Goes to where a checkpoint was.
+    ///
+    /// # Errors
+    /// A checkpoint without a position.
+    pub fn restore(&mut self, position: &Value) -> Result<()> {
+        let at = serde_json::from_value(position.clone()).context(|| "the checkpoint has no loader position".into())?;
+        self.shuffle.go_to(at);
+        Ok(())
     }
 }
 

@@ -13,8 +13,8 @@ use crate::family::{Family, Sizes};
 use crate::names::Names;
 use crate::network::{DECODER, Network, Spec, wrong_kind};
 use crate::parts::{is_gguf, read_gguf};
-use crate::source::{Checkpoint, Fresh};
-use crate::tasks;
+use crate::source::{Checkpoint, Fresh, Headed};
+use crate::tasks::{self, NewHead};
 
 /// A network with the family it belongs to.
 #[derive(Clone)]
@@ -113,6 +113,40 @@ impl Model {
         let head = if spec.tie_embeddings() { names.in_file("head.weight").ok() } else { None };
         source.finish(|name| head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
         Ok(Self { network, spec, family, config, int8_group: group, generator: None })
+    }
+
+    /// Loads a directory's network with a head of another kind: the weights of the head that are not there are drawn at
+    /// random, and those of the head that it had are left out.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; a family that has no such head; an adapter's directory.
+    pub fn load_with_head(dir: &Path, head: &NewHead, seed: u64, device: &Device) -> Result<Self> {
+        if dir.join("adapter_config.json").exists() && !dir.join("config.json").exists() {
+            return Err(Error::usage(format!("{} holds an adapter, on which no head can stand", dir.display()))
+                .with_hint("name a model directory: the adapter's base, or what the adapter was merged into"));
+        }
+        let load = || -> Result<Self> {
+            let (mut config, state) = match is_gguf(dir) {
+                true => read_gguf(dir)?,
+                false => (read_json(&dir.join("config.json"))?, read_weights(dir)?),
+            };
+            let group = int8_group(&config)?;
+            head.write(describe(&config)?.0.architecture(), &mut config)?;
+            let (family, spec) = describe(&config)?;
+            let names = Names(family.names());
+            let device = device.clone().without_autodiff();
+            let fresh = Fresh { names, seed, device: device.clone(), writers: spec.writers(), before: "" };
+            let state = unpacked(family, &spec, state)?;
+            let checkpoint = Checkpoint { names, state, device, group: group.unwrap_or(1) };
+            let mut source = Headed { checkpoint, fresh, scopes: &tasks::HEAD_SCOPES };
+            let network = spec.build(&mut source)?;
+            let word_head = names.in_file("head.weight").ok();
+            source
+                .checkpoint
+                .finish(|name| word_head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
+            Ok(Self { network, spec, family, config, int8_group: group, generator: None })
+        };
+        load().map_err(|e| e.wrap(format!("cannot put a head on the model in {}", dir.display())))
     }
 
     /// What `config.json` in a directory describes, without its weights.

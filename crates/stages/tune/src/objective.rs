@@ -1,13 +1,13 @@
 //! Cross-entropy on what the assistant says.
 
 use cupola_arch::Model;
-use cupola_artifact::{Context, Result};
+use cupola_artifact::Result;
 use cupola_ops::LossForm;
 use cupola_train::batching::{Layout, Rows, groups};
 use cupola_train::conversation::Example;
-use cupola_train::loader::Shuffle;
+use cupola_train::loader::Steps;
 use cupola_train::{Objective, Part};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Supervised fine-tuning: the mean negative log-likelihood of the learned tokens of each step's examples.
 pub struct Tuning {
@@ -16,11 +16,7 @@ pub struct Tuning {
     /// What is measured on.
     pub validation: Vec<Example>,
     /// The order of the training examples.
-    pub shuffle: Shuffle,
-    /// Examples of a step.
-    pub batch_size: usize,
-    /// Examples of a forward pass.
-    pub micro_batch: Option<usize>,
+    pub steps: Steps,
     /// Smoothed labels.
     pub form: LossForm,
     /// How they are laid out.
@@ -46,10 +42,9 @@ impl Tuning {
 }
 
 impl Objective for Tuning {
-    fn begin_step(&mut self, _: u64) -> Result<usize> {
-        let chosen: Vec<usize> = (0..self.batch_size).map(|_| self.shuffle.draw()).collect();
-        let examples: Vec<&Example> = chosen.iter().map(|i| &self.train[*i]).collect();
-        self.parts = lay_out(&examples, self.micro_batch, self.layout, self.pad);
+    fn begin_step(&mut self, _: &Model, _: u64) -> Result<usize> {
+        let examples: Vec<&Example> = self.steps.draw().iter().map(|i| &self.train[*i]).collect();
+        self.parts = lay_out(&examples, self.steps.micro_batch, self.layout, self.pad);
         Ok(self.parts.len())
     }
 
@@ -62,7 +57,7 @@ impl Objective for Tuning {
 
     fn evaluate(&mut self, model: &Model) -> Result<Vec<(String, f64)>> {
         let examples: Vec<&Example> = self.validation.iter().collect();
-        let parts = lay_out(&examples, self.micro_batch, self.layout, self.pad);
+        let parts = lay_out(&examples, self.steps.micro_batch, self.layout, self.pad);
         let learned = Self::learned(&parts);
         if learned == 0 {
             return Ok(vec![]);
@@ -79,12 +74,10 @@ impl Objective for Tuning {
     }
 
     fn position(&self) -> Value {
-        json!(self.shuffle.position())
+        self.steps.position()
     }
 
     fn restore(&mut self, position: &Value) -> Result<()> {
-        let at = serde_json::from_value(position.clone()).context(|| "the checkpoint has no loader position".into())?;
-        self.shuffle.go_to(at);
-        Ok(())
+        self.steps.restore(position)
     }
 }

@@ -10,7 +10,7 @@ use cupola_train::conversation::{
     Example, Fit, Format, format, hold_out, prompt_key, read_all, read_conversation, with_system,
 };
 use cupola_train::finetune::{FineTune, metrics, split_keys};
-use cupola_train::loader::Shuffle;
+use cupola_train::loader::Steps;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -149,15 +149,13 @@ impl Configured for Tune {
         ));
         let (examples, held_out) = (train.len(), validation.len());
         let mut objective = Tuning {
-            shuffle: Shuffle::new(train.len(), context.seed),
+            steps: Steps::new(train.len(), context.seed, settings.batch_size, settings.micro_batch),
             train,
             validation,
-            batch_size: settings.batch_size,
-            micro_batch: settings.micro_batch,
             form: LossForm { label_smoothing: self.own.label_smoothing, ..LossForm::default() },
             layout: if self.own.packing { Layout::Packed(max_len) } else { Layout::Padded },
             pad: spec.pad.or(tokenizer.pad()).unwrap_or(0),
-            flops_per_token: settings.flops_per_token(&spec, mean_len),
+            flops_per_token: settings.training_flops(spec.train_flops_per_token(mean_len)),
             parts: vec![],
         };
         let (before, summary) = settings.run(&mut model, &mut objective, context, steps, lr)?;

@@ -69,11 +69,9 @@ fn tuning(dir: &TempDir, layout: Layout, micro_batch: Option<usize>) -> Tuning {
         .map(|r| Example::conversation(&tokenizer, &read_conversation(r, None).unwrap()).unwrap())
         .collect();
     Tuning {
-        shuffle: Shuffle::new(train.len(), 0),
+        steps: Steps::new(train.len(), 0, 8, micro_batch),
         validation: train[..3].to_vec(),
         train,
-        batch_size: 8,
-        micro_batch,
         form: LossForm::default(),
         layout,
         pad: 259,
@@ -90,7 +88,7 @@ fn packed_and_padded_and_micro_batched_losses_and_gradients_are_equal() {
     let mut all = Vec::new();
     for (layout, micro) in [(Layout::Padded, None), (Layout::Packed(100), None), (Layout::Packed(256), Some(3))] {
         let mut objective = tuning(&dir, layout, micro);
-        let parts = objective.begin_step(0).unwrap();
+        let parts = objective.begin_step(&model, 0).unwrap();
         assert_eq!(parts, if micro.is_some() { 3 } else { 1 });
         let (mut loss, mut gradient) = (0.0, vec![0.0; 320 * 32]);
         for i in 0..parts {
@@ -115,7 +113,7 @@ fn smoothed_labels_change_what_is_learned_and_not_what_is_measured() {
     let figures = |smoothing: f32| {
         let mut objective = tuning(&dir, Layout::Packed(256), None);
         objective.form.label_smoothing = smoothing;
-        objective.begin_step(0).unwrap();
+        objective.begin_step(&model, 0).unwrap();
         let part = objective.part(&model, 0).unwrap();
         (scalar(&part.loss), objective.evaluate(&model).unwrap())
     };
