@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
-use cupola_nn::{Decoder, Encoder, EncoderDecoder, LoraConfig, Module, ParamMut, Piece};
+use cupola_nn::{Decoder, Encoder, EncoderDecoder, LoraConfig, Module, Param, ParamMut, Piece};
+use cupola_ops::Precision;
 use serde_json::{Map, Value, json};
 
 use crate::ALL;
@@ -27,6 +28,17 @@ pub struct Model {
     int8_group: Option<usize>,
     /// A small network that is trained beside it; its tables are this one's.
     generator: Option<Box<Model>>,
+    /// What the rest of a text is worth, read off hidden states; in training by rewards only.
+    value: Option<ValueHead>,
+}
+
+/// A number for each hidden state.
+#[derive(Clone, Debug)]
+struct ValueHead {
+    /// `[1, D]`.
+    weight: Param<2>,
+    /// `[1]`.
+    bias: Param<1>,
 }
 
 /// What stands before the names of a generator's weights.
@@ -112,7 +124,7 @@ impl Model {
         // Files of tied models may have the output layer nevertheless.
         let head = if spec.tie_embeddings() { names.in_file("head.weight").ok() } else { None };
         source.finish(|name| head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
-        Ok(Self { network, spec, family, config, int8_group: group, generator: None })
+        Ok(Self { network, spec, family, config, int8_group: group, generator: None, value: None })
     }
 
     /// Loads a directory's network with a head of another kind: the weights of the head that are not there are drawn at
@@ -144,7 +156,7 @@ impl Model {
             source
                 .checkpoint
                 .finish(|name| word_head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
-            Ok(Self { network, spec, family, config, int8_group: group, generator: None })
+            Ok(Self { network, spec, family, config, int8_group: group, generator: None, value: None })
         };
         load().map_err(|e| e.wrap(format!("cannot put a head on the model in {}", dir.display())))
     }
@@ -185,7 +197,7 @@ impl Model {
     ) -> Result<Self> {
         let (names, device) = (Names(family.names()), device.clone());
         let network = spec.build(&mut Fresh { names, seed, device, writers: spec.writers(), before })?;
-        Ok(Self { network, spec, family, config, int8_group: None, generator: None })
+        Ok(Self { network, spec, family, config, int8_group: None, generator: None, value: None })
     }
 
     /// What the small network beside a fresh model would be made of, where there is one.
@@ -215,6 +227,29 @@ impl Model {
     /// As [`Self::fresh`].
     pub fn fresh_spec(family: &'static dyn Family, sizes: &Sizes) -> Result<Spec> {
         Ok(plan(family, sizes)?.1)
+    }
+
+    /// Gives it a head that tells what the rest of a text is worth, 0 at first. It is trained with the model and not saved.
+    ///
+    /// # Errors
+    /// A model that is no decoder.
+    pub fn add_value_head(&mut self) -> Result<()> {
+        let (width, device) = (self.decoder()?.spec().stack.embedding.width, self.network.device().without_autodiff());
+        self.value = Some(ValueHead {
+            weight: Param::new("value_head.weight", Tensor::zeros([1, width], &device)),
+            bias: Param::new("value_head.bias", Tensor::zeros([1], &device)),
+        });
+        Ok(())
+    }
+
+    /// What the rest of a text is worth after each of its tokens, `[N]`, from their hidden states `[N, D]`.
+    ///
+    /// # Errors
+    /// A model without such a head.
+    pub fn values(&self, hidden: Tensor<2>) -> Result<Tensor<1>> {
+        let head = self.value.as_ref().ok_or_else(|| Error::failed("the model has no value head"))?;
+        let [n, _] = hidden.dims();
+        Ok(cupola_ops::linear(hidden, head.weight.value(), Some(head.bias.value()), Precision::F32).reshape([n]))
     }
 
     /// The family it belongs to.
@@ -370,6 +405,10 @@ impl Model {
 impl Module for Model {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
         self.network.pieces(out);
+        if let Some(value) = &mut self.value {
+            out.push(Piece::Param(ParamMut::Matrix(&mut value.weight)));
+            out.push(Piece::Param(ParamMut::Vector(&mut value.bias)));
+        }
         if let Some(generator) = &mut self.generator {
             let mut beside = vec![];
             generator.network.pieces(&mut beside);

@@ -66,8 +66,8 @@ struct Led {
     margin: f32,
 }
 
-/// The rewards of texts, `[A]`, each read after its last token; and how many tokens were read.
-pub fn rewards(encoder: &Encoder, texts: &[&[u32]], pad: u32) -> (Tensor<1>, usize) {
+/// The scores of texts, `[A, labels]`, each read whole; shorter ones are padded.
+pub(crate) fn padded_scores(encoder: &Encoder, texts: &[&[u32]], pad: u32) -> Tensor<2> {
     let width = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
     let mut ids = Vec::with_capacity(width * texts.len());
     let mut places = Vec::with_capacity(texts.len());
@@ -77,7 +77,12 @@ pub fn rewards(encoder: &Encoder, texts: &[&[u32]], pad: u32) -> (Tensor<1>, usi
         places.push(0..text.len());
     }
     let batch = encoder.spec().batch(ids, &places);
-    let scores = encoder.scores(encoder.hidden(&batch), &batch); // [A, 1]
+    encoder.scores(encoder.hidden(&batch), &batch)
+}
+
+/// The rewards of texts, `[A]`, each read after its last token; and how many tokens were read.
+fn rewards(encoder: &Encoder, texts: &[&[u32]], pad: u32) -> (Tensor<1>, usize) {
+    let scores = padded_scores(encoder, texts, pad); // [A, 1]
     (scores.reshape([texts.len()]), texts.iter().map(|ids| ids.len()).sum())
 }
 
