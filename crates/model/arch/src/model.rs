@@ -145,6 +145,9 @@ impl Model {
             let group = int8_group(&config)?;
             head.write(describe(&config)?.0.architecture(), &mut config)?;
             let (family, spec) = describe(&config)?;
+            if !matches!(spec, Spec::Encoder(_)) {
+                return Err(head.refused(family.architecture()));
+            }
             let names = Names(family.names());
             let device = device.clone().without_autodiff();
             let fresh = Fresh { names, seed, device: device.clone(), writers: spec.writers(), before: "" };
@@ -227,6 +230,13 @@ impl Model {
     /// As [`Self::fresh`].
     pub fn fresh_spec(family: &'static dyn Family, sizes: &Sizes) -> Result<Spec> {
         Ok(plan(family, sizes)?.1)
+    }
+
+    /// Trains an encoder's head from now on, whatever else is trained: one that was drawn at random has to be.
+    pub fn train_head(&mut self) {
+        let Network::Encoder(encoder) = &mut self.network else { return };
+        let names: Vec<String> = encoder.head_params().iter().map(|p| p.name().to_owned()).collect();
+        self.set_trainable(|p| p.trainable() || names.iter().any(|name| name == p.name()));
     }
 
     /// Gives it a head that tells what the rest of a text is worth, 0 at first. It is trained with the model and not saved.

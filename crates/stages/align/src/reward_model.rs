@@ -221,8 +221,7 @@ impl Configured for Rewarding {
         let mut counts = serde_json::Map::new();
         data.report("pairs", &mut counts);
         settings.prepare(&mut model, context.seed)?;
-        // A head drawn at random is trained whatever else is.
-        model.set_trainable(|p| p.trainable() || p.name().starts_with("score."));
+        model.train_head();
         let trainable: u64 = model.params_mut().iter().filter(|p| p.trainable()).map(|p| p.numel() as u64).sum();
         let (steps, (lr, rule)) = (settings.steps(data.train.len()), settings.peak_lr(LR_SCALE, &spec.stack));
         context.progress.line(&format!(

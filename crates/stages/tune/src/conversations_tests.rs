@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use burn::tensor::Device;
 use cupola_arch::Model;
 use cupola_artifact::Class;
-use cupola_artifact::stage::{Input, Progress, Silent};
+use cupola_artifact::stage::{Input, Progress, Silent, Stage};
 use cupola_nn::{Batch, Module};
 use cupola_ops::{scalar, to_vec};
 use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
 use cupola_train::Objective;
 
 use super::*;
+use crate::stage::TuneStage;
 
 /// A folder with a tiny model and a few conversations.
 fn setup() -> TempDir {
