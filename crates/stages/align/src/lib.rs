@@ -2,6 +2,7 @@
 
 pub mod algorithm;
 mod dataset;
+pub mod doctor;
 pub mod gae;
 pub mod loss;
 mod losses;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::algorithm::Algorithm;
 use crate::dataset::{Encoded, Gathered};
+use crate::doctor::conclude;
 use crate::loss::{self, Divergence, LossSettings, PairLoss, Reward};
 use crate::pairs::{Pair, PairAlignment, ScoredPair};
 use crate::records::{read_preference, read_verdicts};
@@ -451,6 +452,7 @@ impl Configured for Aligned {
         metrics.insert("trainable_parameters".into(), json!(trainable));
         metrics.insert("parameters".into(), json!(spec.parameters()));
         metrics.insert("lr".into(), json!(lr));
+        conclude(context, &before, &summary, &mut metrics)?;
         let found = |name: &str| summary.evaluation.iter().find(|(n, _)| n == name).map(|(_, value)| *value);
         let came_out = match (found("validation_reward_accuracy"), found("validation_reward_margin")) {
             (Some(accuracy), Some(margin)) => {

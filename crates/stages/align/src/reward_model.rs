@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::algorithm::Algorithm;
 use crate::dataset::Gathered;
+use crate::doctor::conclude;
 use crate::pairs::Pair;
 use crate::records::{margin_of, read_preference};
 use crate::reward_loss::reward_loss;
@@ -249,6 +250,7 @@ impl Configured for Rewarding {
         metrics.insert("trainable_parameters".into(), json!(trainable));
         metrics.insert("parameters".into(), json!(spec.parameters()));
         metrics.insert("lr".into(), json!(lr));
+        conclude(context, &before, &summary, &mut metrics)?;
         let found = |name: &str| summary.evaluation.iter().find(|(n, _)| n == name).map(|(_, value)| *value);
         let came_out = match found("validation_reward_accuracy") {
             Some(accuracy) => format!("held-out accuracy {:.0}%", 100.0 * accuracy),

@@ -16,6 +16,7 @@ use super::config::OnlineConfig;
 use super::objective::Learning;
 use super::rollout::{Judges, Prompt};
 use crate::algorithm::Algorithm;
+use crate::doctor::conclude;
 use crate::reward::{MODELS, Making};
 
 /// The learning rate times the model's width: 3e-6 at 4096, three times what Shao et al. 2024 (section 4.2) take for seven
@@ -159,6 +160,7 @@ impl Configured for OnlineConfig {
         metrics.insert("trainable_parameters".into(), json!(trainable));
         metrics.insert("parameters".into(), json!(spec.parameters()));
         metrics.insert("lr".into(), json!(lr));
+        conclude(context, &before, &summary, &mut metrics)?;
         let reward =
             |figures: &[(String, f64)]| figures.iter().find(|(n, _)| n == "validation_reward").map(|(_, v)| *v);
         let came_out = match (reward(&before), reward(&summary.evaluation)) {

@@ -1,0 +1,36 @@
+"""Writes the recipe's data: solved lines to pretrain on, conversations to tune on, problems with answers to check."""
+import json
+import random
+
+random.seed(7)
+
+
+def problem():
+    a, b, c = random.randint(1, 30), random.randint(1, 30), random.randint(2, 4)
+    text = random.choice([f"{a}+{b}", f"{a}-{b}", f"{a}+{c}*{min(b, 9)}"])
+    return text + "=", str(eval(text))
+
+
+def distinct(count, known):
+    out = []
+    while len(out) < count:
+        text, answer = problem()
+        if text not in known:
+            known.add(text)
+            out.append((text, answer))
+    return out
+
+
+known = set()
+check, solved, asked = distinct(300, known), distinct(900, known), distinct(1200, known)
+with open("lines.txt", "w") as file:
+    for _ in range(1500):
+        n = random.randint(0, 70)
+        file.write(" ".join(str(n + i) for i in range(8)) + "\n")
+    for text, answer in solved * 6:
+        file.write(text + answer + "\n")
+for name, items in [("solved", solved), ("asked", asked), ("check", check)]:
+    with open(f"{name}.jsonl", "w") as file:
+        for text, answer in items:
+            record = {"prompt": text, "completion": answer} if name == "solved" else {"prompt": text, "answer": answer}
+            file.write(json.dumps(record) + "\n")
