@@ -6,8 +6,8 @@ random.seed(7)
 
 
 def problem():
-    a, b, c = random.randint(1, 30), random.randint(1, 30), random.randint(2, 4)
-    text = random.choice([f"{a}+{b}", f"{a}-{b}", f"{a}+{c}*{min(b, 9)}"])
+    a, b, c = random.randint(1, 12), random.randint(1, 12), random.randint(1, 5)
+    text = random.choice([f"{a}+{b}", f"{a}-{b}", f"{a}+{b}+{c}", f"{a}+{b}-{c}"])
     return text + "=", str(eval(text))
 
 
@@ -22,10 +22,10 @@ def distinct(count, known):
 
 
 known = set()
-check, solved, asked = distinct(300, known), distinct(900, known), distinct(1200, known)
+check, solved, asked = distinct(150, known), distinct(400, known), distinct(700, known)
 with open("lines.txt", "w") as file:
     for _ in range(1500):
-        n = random.randint(0, 70)
+        n = random.randint(-12, 24)
         file.write(" ".join(str(n + i) for i in range(8)) + "\n")
     for text, answer in solved * 6:
         file.write(text + answer + "\n")

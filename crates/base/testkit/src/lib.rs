@@ -7,6 +7,7 @@
     reason = "this crate is used by tests only, where a panic is the report"
 )]
 
+pub mod chat_server;
 mod close;
 mod golden;
 mod temp;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::rewards::{classifier, exact_match, length, pattern, reward_model};
+use crate::rewards::{classifier, code, exact_match, judge, length, pattern, reward_model};
 use crate::stage::KIND;
 
 /// An answer that is to be judged.
@@ -93,6 +93,8 @@ pub const ALL: &[&dyn Kind] = &[
     &length::Length,
     &classifier::Classifier,
     &reward_model::RewardModelReward,
+    &code::Code,
+    &judge::Judge,
 ];
 
 /// A reward of a recipe, with what it counts.
