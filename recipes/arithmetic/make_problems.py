@@ -22,13 +22,11 @@ def distinct(count, known):
 
 
 known = set()
-check, solved, asked = distinct(150, known), distinct(400, known), distinct(700, known)
+check, solved, asked = distinct(150, known), distinct(450, known), distinct(600, known)
+lines = [text + answer for text, answer in solved] * 60
+random.shuffle(lines)
 with open("lines.txt", "w") as file:
-    for _ in range(1500):
-        n = random.randint(-12, 24)
-        file.write(" ".join(str(n + i) for i in range(8)) + "\n")
-    for text, answer in solved * 6:
-        file.write(text + answer + "\n")
+    file.write("\n".join(lines) + "\n")
 for name, items in [("solved", solved), ("asked", asked), ("check", check)]:
     with open(f"{name}.jsonl", "w") as file:
         for text, answer in items:
