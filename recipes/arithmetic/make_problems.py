@@ -1,4 +1,4 @@
-"""Writes the recipe's data: solved lines to pretrain on, conversations to tune on, problems with answers to check."""
+"""Writes the recipe's data: solved lines to pretrain on, a few conversations to tune on, problems to ask and to check."""
 import json
 import random
 
@@ -22,13 +22,14 @@ def distinct(count, known):
 
 
 known = set()
-check, solved, asked = distinct(150, known), distinct(450, known), distinct(600, known)
-lines = [text + answer for text, answer in solved] * 60
+check, others = distinct(150, known), distinct(1200, known)
+shown, asked = others[:60], others[60:660]
+lines = [text + answer for text, answer in others] * 30
 random.shuffle(lines)
 with open("lines.txt", "w") as file:
     file.write("\n".join(lines) + "\n")
-for name, items in [("solved", solved), ("asked", asked), ("check", check)]:
+for name, items in [("shown", shown), ("asked", asked), ("check", check)]:
     with open(f"{name}.jsonl", "w") as file:
         for text, answer in items:
-            record = {"prompt": text, "completion": answer} if name == "solved" else {"prompt": text, "answer": answer}
+            record = {"prompt": text, "completion": answer} if name == "shown" else {"prompt": text, "answer": answer}
             file.write(json.dumps(record) + "\n")
