@@ -23,7 +23,7 @@ def distinct(count, known):
 
 known = set()
 check, others = distinct(150, known), distinct(1200, known)
-shown, asked = others[:60], others[60:660]
+shown, asked = others[:300], others[300:900]
 lines = [text + answer for text, answer in others] * 30
 random.shuffle(lines)
 with open("lines.txt", "w") as file:

@@ -1,7 +1,7 @@
 //! Learning to answer: conversations in, a model directory out.
 
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, StageContext};
-use cupola_artifact::{Error, Result, human_count, parse_config};
+use cupola_artifact::{Error, Result, parse_config};
 use cupola_generate::load_to_change;
 use cupola_ops::LossForm;
 use cupola_tokenizer::Tokenizer;
@@ -9,15 +9,14 @@ use cupola_train::batching::Layout;
 use cupola_train::conversation::{
     Example, Fit, Format, format, hold_out, prompt_key, read_all, read_conversation, with_system,
 };
-use cupola_train::finetune::{FineTune, metrics, split_keys};
-use cupola_train::loader::Steps;
+use cupola_train::finetune::{FineTune, split_keys};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::sets::{Lesson, Set, learn};
 use crate::stage::KIND;
 use crate::task::TuneTask;
-use crate::tuning::Tuning;
 
 /// Learns to answer, from conversations.
 pub struct Conversations;
@@ -26,17 +25,39 @@ pub struct Conversations;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Own {
-    /// How records hold conversations: `messages`, `alpaca`, `prompt_completion`, or `auto` to look at each.
+    /// How records hold conversations: `messages`, `alpaca`, `prompt_completion`, `sharegpt`, or `auto` to look at each.
     format: String,
     /// Whether several conversations share a row, each attending only itself; else one to a row, padded.
     packing: bool,
     /// The share of each learned token's target that all tokens divide equally (Szegedy et al. 2016), in training only.
     label_smoothing: f32,
+    /// Further data sets, each a task: `{ data = …, name = …, weight = … }`.
+    mix: Vec<Mixed>,
+    /// What the weights of a mixture are made even with: a set is drawn from in proportion to `(records · weight)^(1/T)`
+    /// (Raffel et al. 2020, section 3.5.2).
+    temperature: f64,
+}
+
+/// A further data set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mixed {
+    /// The records: a file, or a folder of files.
+    data: String,
+    /// What its figures are called.
+    name: String,
+    /// What a record of it counts beside one of `data`.
+    #[serde(default = "one")]
+    weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 impl Default for Own {
     fn default() -> Self {
-        Self { format: "auto".into(), packing: true, label_smoothing: 0.0 }
+        Self { format: "auto".into(), packing: true, label_smoothing: 0.0, mix: vec![], temperature: 1.0 }
     }
 }
 
@@ -59,7 +80,7 @@ impl TuneTask for Conversations {
     }
 
     fn configure(&self, table: toml::Table) -> Result<Box<dyn Configured>> {
-        let (own, shared) = split_keys(KIND, table, &["format", "packing", "label_smoothing"])?;
+        let (own, shared) = split_keys(KIND, table, &["format", "packing", "label_smoothing", "mix", "temperature"])?;
         let own: Own = parse_config(KIND, own)?;
         let format = format(KIND, &own.format)?;
         if !(0.0..1.0).contains(&own.label_smoothing) {
@@ -67,22 +88,23 @@ impl TuneTask for Conversations {
                 format!("label_smoothing = {} in [{KIND}] must be at least 0 and below 1", own.label_smoothing);
             return Err(Error::usage(message));
         }
+        let good = |mixed: &Mixed| !mixed.name.is_empty() && mixed.weight.is_finite() && mixed.weight > 0.0;
+        if !own.mix.iter().all(good) || !(own.temperature.is_finite() && own.temperature > 0.0) {
+            return Err(Error::usage(format!(
+                "in [{KIND}], each set of `mix` needs a `name` and a `weight` above 0, and `temperature` must be above 0"
+            )));
+        }
         Ok(Box::new(Tune { own, shared: FineTune::read(KIND, shared, 3.0)?, format }))
     }
 }
 
-/// The examples of a data set, and how many did not come through whole.
-struct Examples {
-    records: usize,
-    truncated: usize,
-    dropped: usize,
-    train: Vec<Example>,
-    validation: Vec<Example>,
-}
-
 impl Tune {
-    fn examples(&self, context: &StageContext<'_>, tokenizer: &Tokenizer, max_len: usize) -> Result<Examples> {
-        let path = &context.input("data")?.path;
+    fn set(&self, context: &StageContext<'_>, tokenizer: &Tokenizer, max_len: usize, mixed: &Mixed) -> Result<Set> {
+        let input = match context.inputs_for(MIX).find(|input| input.reference == mixed.data) {
+            Some(input) => input,
+            None => context.input("data")?,
+        };
+        let path = &input.path;
         let records = read_all(path)?;
         let encoded: Vec<(String, Example, Fit)> = records
             .par_iter()
@@ -111,13 +133,18 @@ impl Tune {
         }
         let kept = encoded.into_iter().filter(|(_, _, fit)| *fit != Fit::Nothing).map(|(key, e, _)| (key, e)).collect();
         let (train, validation) = hold_out(kept, self.shared.holdout, self.shared.validation_fraction);
-        Ok(Examples { records: records.len(), truncated, dropped, train, validation })
+        let weight = (train.len() as f64 * mixed.weight).powf(1.0 / self.own.temperature);
+        Ok(Set { name: mixed.name.clone(), records: records.len(), truncated, dropped, train, validation, weight })
     }
 }
 
+/// The key under which further data sets are inputs.
+const MIX: &str = "mix";
+
 impl Configured for Tune {
     fn references(&self) -> Vec<Reference> {
-        self.shared.references()
+        let further = self.own.mix.iter().map(|mixed| Reference { key: MIX, value: mixed.data.clone() });
+        self.shared.references().into_iter().chain(further).collect()
     }
 
     fn effective_config(&self) -> Value {
@@ -136,53 +163,14 @@ impl Configured for Tune {
     fn run(&self, context: &StageContext<'_>) -> Result<Report> {
         let (settings, input) = (&self.shared, context.input("model")?);
         let device = cupola_ops::open(context.device)?;
-        let (mut model, tokenizer) = load_to_change(&input.path, &device)?;
-        let spec = model.decoder()?.spec().clone();
-        let max_len = settings.context_len(&spec);
-        let Examples { records, truncated, dropped, train, validation } =
-            self.examples(context, &tokenizer, max_len)?;
-        let trainable = settings.prepare(&mut model, context.seed)?;
-        let (steps, (lr, rule)) = (settings.steps(train.len()), settings.peak_lr(LR_SCALE, &spec));
-        let mean_len = train.iter().map(Example::inputs).sum::<usize>() / train.len();
-        context.progress.line(&format!(
-            "{} conversations to learn from, {} held out; {steps} steps; {} of {} parameters; {rule}",
-            train.len(),
-            validation.len(),
-            human_count(trainable as f64),
-            human_count(spec.parameters() as f64)
-        ));
-        let (examples, held_out) = (train.len(), validation.len());
-        let mut objective = Tuning {
-            steps: Steps::new(train.len(), context.seed, settings.batch_size, settings.micro_batch),
-            train,
-            validation,
-            form: LossForm { label_smoothing: self.own.label_smoothing, ..LossForm::default() },
-            layout: if self.own.packing { Layout::Packed(max_len) } else { Layout::Padded },
-            pad: spec.pad.or(tokenizer.pad()).unwrap_or(0),
-            flops_per_token: settings.training_flops(spec.train_flops_per_token(mean_len)),
-            parts: vec![],
-        };
-        let (before, summary) = settings.run(&mut model, &mut objective, context, steps, lr)?;
-        settings.save(&mut model, &tokenizer, context)?;
-
-        let mut metrics = metrics(&before, &summary);
-        let counts = [("records", records), ("examples", examples), ("validation_examples", held_out)];
-        let lost = [("truncated", truncated), ("dropped", dropped)];
-        metrics.extend(counts.into_iter().chain(lost).map(|(name, n)| (name.to_owned(), json!(n))));
-        metrics.insert("trainable_parameters".into(), json!(trainable));
-        metrics.insert("parameters".into(), json!(spec.parameters()));
-        metrics.insert("lr".into(), json!(lr));
-        let loss = |figures: &[(String, f64)]| figures.first().map(|(_, loss)| *loss);
-        let came_out = match (loss(&before), loss(&summary.evaluation)) {
-            (Some(before), Some(after)) => format!("validation loss {before:.3} → {after:.3}"),
-            _ => format!("training loss {:.3}", summary.train_loss),
-        };
-        Ok(Report {
-            went_in: format!("model {}, {records} conversations", input.reference),
-            came_out,
-            metrics,
-            scores: Vec::new(),
-        })
+        let (model, tokenizer) = load_to_change(&input.path, &device)?;
+        let max_len = settings.context_len(model.decoder()?.spec());
+        let first = Mixed { data: settings.data.clone(), name: "data".into(), weight: 1.0 };
+        let all = [&first].into_iter().chain(&self.own.mix);
+        let sets = all.map(|mixed| self.set(context, &tokenizer, max_len, mixed)).collect::<Result<_>>()?;
+        let form = LossForm { label_smoothing: self.own.label_smoothing, ..LossForm::default() };
+        let layout = if self.own.packing { Layout::Packed(max_len) } else { Layout::Padded };
+        learn(settings, context, (model, tokenizer), Lesson { sets, things: "conversations", form, layout })
     }
 }
 

@@ -4,8 +4,10 @@ mod conversations;
 mod labelled;
 mod labels;
 mod scores;
+mod sets;
 mod stage;
 pub mod task;
+mod text;
 mod tuning;
 
 pub use stage::TuneStage;

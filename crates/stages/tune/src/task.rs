@@ -3,7 +3,7 @@
 use cupola_artifact::Result;
 use cupola_artifact::stage::Configured;
 
-use crate::{conversations, labels};
+use crate::{conversations, labels, text};
 
 /// Something to teach: the records that it reads, and what is learned of them.
 pub trait TuneTask: Sync {
@@ -21,6 +21,7 @@ pub trait TuneTask: Sync {
 /// Every task, the default one first.
 pub const ALL: &[&dyn TuneTask] = &[
     &conversations::Conversations,
+    &text::Text,
     &labels::CLASSIFICATION,
     &labels::MULTI_LABEL,
     &labels::REGRESSION,

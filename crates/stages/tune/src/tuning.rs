@@ -13,8 +13,8 @@ use serde_json::Value;
 pub struct Tuning {
     /// What is learned from.
     pub train: Vec<Example>,
-    /// What is measured on.
-    pub validation: Vec<Example>,
+    /// What is measured on, by name; the first is the stage's own data.
+    pub validation: Vec<(String, Vec<Example>)>,
     /// The order of the training examples.
     pub steps: Steps,
     /// Smoothed labels.
@@ -36,6 +36,16 @@ fn lay_out(examples: &[&Example], most: Option<usize>, layout: Layout, pad: u32)
 }
 
 impl Tuning {
+    /// The mean negative log-likelihood of the learned tokens of some examples.
+    fn loss_of(&self, model: &Model, examples: &[Example]) -> Result<f64> {
+        let examples: Vec<&Example> = examples.iter().collect();
+        let parts = lay_out(&examples, self.steps.micro_batch, self.layout, self.pad);
+        let decoder = model.decoder()?;
+        let loss = |rows: &Rows| decoder.loss(&rows.batch, &rows.targets, &rows.weights(1.0));
+        let sum: f64 = parts.iter().map(|rows| f64::from(cupola_ops::scalar(&loss(rows)))).sum();
+        Ok(sum / Self::learned(&parts).max(1) as f64)
+    }
+
     fn learned(parts: &[Rows]) -> usize {
         parts.iter().map(Rows::learned).sum()
     }
@@ -56,17 +66,15 @@ impl Objective for Tuning {
     }
 
     fn evaluate(&mut self, model: &Model) -> Result<Vec<(String, f64)>> {
-        let examples: Vec<&Example> = self.validation.iter().collect();
-        let parts = lay_out(&examples, self.steps.micro_batch, self.layout, self.pad);
-        let learned = Self::learned(&parts);
-        if learned == 0 {
-            return Ok(vec![]);
+        let mut out = vec![];
+        let named: Vec<&(String, Vec<Example>)> = self.validation.iter().filter(|(_, set)| !set.is_empty()).collect();
+        for (name, set) in &named {
+            let loss = self.loss_of(model, set)?;
+            let suffix = if named.len() == 1 { String::new() } else { format!("_{name}") };
+            out.push((format!("validation_loss{suffix}"), loss));
+            out.push((format!("perplexity{suffix}"), loss.exp()));
         }
-        let decoder = model.decoder()?;
-        let loss = |rows: &Rows| decoder.loss(&rows.batch, &rows.targets, &rows.weights(1.0));
-        let sum: f64 = parts.iter().map(|rows| f64::from(cupola_ops::scalar(&loss(rows)))).sum();
-        let loss = sum / learned as f64;
-        Ok(vec![("validation_loss".into(), loss), ("perplexity".into(), loss.exp())])
+        Ok(out)
     }
 
     fn flops_per_token(&self) -> f64 {
