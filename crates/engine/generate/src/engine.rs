@@ -11,9 +11,9 @@ use cupola_artifact::{Context, Error, Result};
 use cupola_tokenizer::Tokenizer;
 
 use crate::worker::{Inbox, Submission, Worker};
-use crate::writer::{Limits, Writer};
+use crate::writer::{Limits, Writer, Writers};
 use crate::{AnswerBeams, Beam, BeamOptions, CachedBeams, beam_search};
-use crate::{EngineOptions, Event, FinishReason, Request, Sink, Stats, Usage};
+use crate::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink, Stats, Usage};
 
 /// Generates text for many callers at once with continuous batching (Yu et al. 2022, "Orca"): every step takes the next
 /// token of all running sequences and a share of the prompts that are new.
@@ -52,12 +52,12 @@ struct Handle {
     inbox: Arc<Inbox>,
     tokenizer: Tokenizer,
     options: EngineOptions,
-    limits: Limits,
+    writers: Writers,
     vocab_size: usize,
     stop_ids: Vec<u32>,
     worker: Mutex<Option<JoinHandle<()>>>,
-    /// For beam search, one at a time.
-    searcher: Mutex<Writer>,
+    /// Beam searches run one at a time.
+    searching: Mutex<()>,
 }
 
 impl Drop for Handle {
@@ -93,23 +93,37 @@ impl Engine {
     /// # Errors
     /// When no thread can be started, or a limit is zero.
     pub fn new(model: Model, tokenizer: Tokenizer, options: &EngineOptions) -> Result<Self> {
+        Self::with_adapters(model, &[], tokenizer, options)
+    }
+
+    /// The same with adapters by their names, each the model with one of them; a request chooses one in
+    /// [`crate::SamplingParams::adapter`], and all of them write at once.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; two adapters of one name.
+    pub fn with_adapters(
+        model: Model,
+        adapters: &[(String, Model)],
+        tokenizer: Tokenizer,
+        options: &EngineOptions,
+    ) -> Result<Self> {
         for (name, value) in [("max_batch", options.max_batch), ("prefill_chunk", options.prefill_chunk)] {
             if value == 0 {
                 return Err(Error::usage(format!("`{name}` must be at least 1")));
             }
         }
-        let writer = Writer::new(&model)?;
-        let (limits, vocab_size) = (writer.limits(), writer.vocab_size());
+        let writers = Writers::new(&model, adapters)?;
+        let vocab_size = writers.all()[0].vocab_size();
         let inbox = Arc::new(Inbox::default());
-        let searcher = Mutex::new(writer.clone());
-        let worker = Worker::new(writer, tokenizer.clone(), options.clone(), Arc::clone(&inbox));
+        let worker = Worker::new(writers.clone(), tokenizer.clone(), options.clone(), Arc::clone(&inbox));
         let stop_ids = worker.stop_ids().to_vec();
         let thread = std::thread::Builder::new()
             .name("generate".into())
             .spawn(move || worker.run())
             .context(|| "cannot start the generation thread".into())?;
         let (options, worker) = (options.clone(), Mutex::new(Some(thread)));
-        let handle = Handle { inbox, tokenizer, options, limits, vocab_size, stop_ids, worker, searcher };
+        let searching = Mutex::new(());
+        let handle = Handle { inbox, tokenizer, options, writers, vocab_size, stop_ids, worker, searching };
         Ok(Self { handle: Arc::new(handle) })
     }
 
@@ -146,7 +160,7 @@ impl Engine {
     }
 
     fn check(&self, request: &Request) -> Result<()> {
-        let Limits { sequence: limit, read } = self.handle.limits;
+        let Limits { sequence: limit, read } = self.writer(&request.params)?.limits();
         let tokens = request.prompt.len();
         if tokens == 0 {
             return Err(Error::usage("the prompt is empty"));
@@ -261,7 +275,8 @@ impl Engine {
         let mut options = options.clone();
         for prompt in prompts {
             self.check(&Request { prompt: prompt.clone(), params: options.params.clone() })?;
-            options.params.max_tokens = options.params.max_tokens.min(self.room(prompt.len()));
+            let room = self.writer(&options.params)?.limits().room(prompt.len());
+            options.params.max_tokens = options.params.max_tokens.min(room);
         }
         options.params.min_tokens = options.params.min_tokens.min(options.params.max_tokens);
         if !options.params.ignore_eos {
@@ -269,8 +284,8 @@ impl Engine {
             options.stop_ids.sort_unstable();
             options.stop_ids.dedup();
         }
-        let writer = self.handle.searcher.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*writer {
+        let _one_at_a_time = self.handle.searching.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.writer(&options.params)? {
             Writer::Decoder(decoder) => beam_search(&mut CachedBeams::new(decoder), prompts, &options),
             Writer::EncoderDecoder(network) => {
                 let (mut beams, starts) = AnswerBeams::new(network, prompts);
@@ -292,13 +307,19 @@ impl Engine {
 
     /// Tokens that prompt and answer may have together; where the prompt is read apart, one more than that may have.
     pub fn max_seq_len(&self) -> usize {
-        let Limits { sequence, read } = self.handle.limits;
+        let Limits { sequence, read } = self.handle.writers.all()[0].limits();
         read.map_or(sequence, |read| read + 1)
     }
 
-    /// Tokens that the answer to a prompt of so many may have.
-    fn room(&self, prompt: usize) -> usize {
-        self.handle.limits.room(prompt)
+    /// The names of the adapters that a request may choose.
+    pub fn adapters(&self) -> &[String] {
+        self.handle.writers.names()
+    }
+
+    /// What writes for a request.
+    fn writer(&self, params: &SamplingParams) -> Result<&Writer> {
+        let writers = &self.handle.writers;
+        Ok(&writers.all()[writers.place(params.adapter.as_deref())?])
     }
 }
 

@@ -125,7 +125,7 @@ impl Decoder {
 
     /// The output layer's weight as floats, `[V, D]`.
     fn head_weight(&self) -> Tensor<2> {
-        self.head.as_ref().map_or_else(|| self.stack.embedding.tokens.value(), |head| head.weight.dense())
+        self.head.as_ref().map_or_else(|| self.stack.embedding.tokens.value(), Linear::whole_weight)
     }
 
     /// What its logic layers have learned, and how they read a batch.
@@ -189,6 +189,12 @@ impl Decoder {
     pub fn set_precision(&mut self, precision: Precision) {
         self.stack.precision = precision;
         self.set_product_precision(precision);
+    }
+
+    /// Takes `tokens` out of the longest sequence: they stand before the text.
+    pub fn take_room(&mut self, tokens: usize) {
+        self.spec.stack.max_seq_len -= tokens;
+        self.stack.take_room(tokens);
     }
 
     /// The same weights without a tape, for evaluation and generation; shares the memory.

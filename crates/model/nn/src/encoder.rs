@@ -140,6 +140,7 @@ impl Encoder {
         if let Some(shared) = spec.shared {
             stack.order = shared.order().into_iter().filter(|i| *i < spec.stack.blocks.len()).collect();
         }
+        stack.causal = spec.causal;
         let (d, vocab) = (spec.stack.d_model, spec.stack.vocab_size);
         let head = spec.head.map(|head| Head::build(&mut scope.at(head.task.scope()), &head, d, vocab)).transpose()?;
         Ok(Self { spec, stack, head })
@@ -210,6 +211,12 @@ impl Encoder {
         let (hidden, embedding) = (self.stack.hidden(batch), self.stack.embedding.tokens.value());
         let loss = head.loss(hidden.last, batch, (targets, weights), embedding, self.precision());
         Ok(hidden.extra.into_iter().fold(loss, |loss, extra| loss + extra))
+    }
+
+    /// Takes `tokens` out of the longest text: they stand before it.
+    pub fn take_room(&mut self, tokens: usize) {
+        self.spec.stack.max_seq_len -= tokens;
+        self.stack.take_room(tokens);
     }
 
     /// What the products of dense weights and of attention multiply.

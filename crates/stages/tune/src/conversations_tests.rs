@@ -11,6 +11,7 @@ use cupola_nn::{Batch, Module};
 use cupola_ops::{scalar, to_vec};
 use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
 use cupola_train::Objective;
+use cupola_train::finetune::Method;
 use cupola_train::loader::Steps;
 
 use super::*;
@@ -175,7 +176,7 @@ fn tuning_lowers_the_loss_and_writes_a_model() {
 #[test]
 fn lora_trains_adapters_only_and_the_merged_model_equals_them() {
     let dir = setup();
-    let recipe = "method = 'lora'\nlora.r = 4\nepochs = 10\nbatch_size = 4\nlr = 1e-2\nlora.target_modules = ['q_proj', 'down_proj']";
+    let recipe = "method = 'lora'\nadapter.r = 4\nepochs = 10\nbatch_size = 4\nlr = 1e-2\nadapter.target_modules = ['q_proj', 'down_proj']";
     let report = run(&dir, recipe, "out", &Silent).unwrap();
     assert!(metric(&report, "validation_loss") < metric(&report, "validation_loss_before"));
     // Two layers with q [32, 32] and down [32, 64].
@@ -190,6 +191,68 @@ fn lora_trains_adapters_only_and_the_merged_model_equals_them() {
         let changes = name.contains("q_proj") || name.contains("down_proj");
         assert_eq!(tensor != &tuned[name], changes, "{name}");
     }
+}
+
+/// Settings of a kind that suit a tiny model.
+fn small(method: &str) -> &'static str {
+    match method {
+        "oft" => "adapter.block_size = 8",
+        "houlsby" | "pfeiffer" => "adapter.width = 8",
+        "prompt_tuning" | "p_tuning" | "prefix_tuning" | "llama_adapter" => "adapter.tokens = 4",
+        "adalora" => "adapter.r = 4\nadapter.target_r = 2",
+        "full" | "ia3" | "layer_norm" => "",
+        _ => "adapter.r = 4",
+    }
+}
+
+#[test]
+fn every_method_learns_and_what_it_saves_is_what_it_learned() {
+    for method in Method::names() {
+        let dir = setup();
+        let recipe = format!("method = '{method}'\nepochs = 25\nbatch_size = 4\n{}", small(method));
+        let report = run(&dir, &recipe, "out", &Silent).unwrap();
+        let (before, after) = (metric(&report, "validation_loss_before"), metric(&report, "validation_loss"));
+        eprintln!("{method}: {before:.3} -> {after:.3}, {} trained", metric(&report, "trainable_parameters"));
+        assert!(after < 0.9 * before, "{method}: {before} {after}");
+        let base = logits(&dir.join("model"));
+        let tuned = logits(&dir.join("out"));
+        assert!(tuned.iter().zip(&base).any(|(t, b)| (t - b).abs() > 1e-2), "{method}");
+        if *method == "full" {
+            continue;
+        }
+        // With the base beside it the adapter gives what the model does, and the base's own weights are as they were.
+        let adapter = if dir.join("out/adapter").exists() { dir.join("out/adapter") } else { dir.join("out") };
+        assert_close(method, &logits(&adapter), &tuned, 1e-3, 1e-3);
+        assert_eq!(metric(&report, "trainable_parameters"), counted(&dir, &recipe), "{method}");
+    }
+}
+
+/// How many parameters the plan says are trained.
+fn counted(dir: &TempDir, recipe: &str) -> f64 {
+    let stage =
+        TuneStage.configure(format!("model = 'model'\ndata = 'data.jsonl'\n{recipe}").parse().unwrap()).unwrap();
+    let inputs: Vec<(Input, Option<&Plan>)> = stage
+        .references()
+        .into_iter()
+        .map(|r| (Input { key: r.key.into(), path: dir.join(&r.value), reference: r.value, kind: None }, None))
+        .collect();
+    let plan = stage.plan(&PlanInputs { inputs, recipe_dir: dir.path(), peak_flops: 1e9 }).unwrap();
+    plan.facts["trainable_parameters"]
+}
+
+#[test]
+fn beside_weights_in_four_bits_an_adapter_learns_almost_as_well() {
+    let dir = setup();
+    let loss = |recipe: &str, out: &str| metric(&run(&dir, recipe, out, &Silent).unwrap(), "validation_loss");
+    let recipe = "method = 'lora'\nadapter.r = 4\nepochs = 20\nbatch_size = 4";
+    let (whole, four) = (loss(recipe, "whole"), loss(&format!("{recipe}\nquantize = 'nf4'"), "four"));
+    assert!((four / whole - 1.0).abs() < 0.2, "{whole} {four}");
+    // The model that is written has the weights that were trained beside, as floats.
+    let changed = |name: &str| {
+        let state = |out: &str| Model::load(&dir.join(out), &Device::flex()).unwrap().state()[name].to_f32().unwrap();
+        state("four").iter().zip(state("model")).any(|(a, b)| (a - b).abs() > 1e-6)
+    };
+    assert!(changed("model.layers.0.mlp.up_proj.weight") && !changed("model.embed_tokens.weight"));
 }
 
 /// Fails like a killed process: panics at a step.
@@ -207,10 +270,11 @@ impl Progress for KillAt {
 
 #[test]
 fn resume_equals_uninterrupted_run() {
-    for method in ["full", "lora"] {
+    for method in Method::names() {
         let dir = setup();
+        let settings = small(method);
         let recipe = format!(
-            "method = '{method}'\nepochs = 5\nbatch_size = 4\nlr = 1e-3\ncheckpoint_every = 3\nmicro_batch = 2"
+            "method = '{method}'\nepochs = 5\nbatch_size = 4\nlr = 1e-3\ncheckpoint_every = 3\nmicro_batch = 2\n{settings}"
         );
         let whole = run(&dir, &recipe, "whole", &Silent).unwrap();
         for at in [2, 5, 8] {
@@ -221,7 +285,13 @@ fn resume_equals_uninterrupted_run() {
         }
         let resumed = run(&dir, &recipe, "cut", &Silent).unwrap();
         assert!(dir.join("cut.work/checkpoints").is_dir());
-        for file in ["model.safetensors", "config.json", "tokenizer.json"] {
+        let merges = dir.join("whole/model.safetensors").exists();
+        let own = if merges {
+            ["model.safetensors", "config.json"]
+        } else {
+            ["adapter_model.safetensors", "adapter_config.json"]
+        };
+        for file in own.into_iter().chain(["tokenizer.json", "generation_config.json"]) {
             let read = |out: &str| std::fs::read(dir.join(out).join(file)).unwrap();
             assert!(read("whole") == read("cut"), "{method}: {file} differs");
         }
@@ -267,7 +337,7 @@ fn wrong_settings_are_usage_errors() {
         ("model = 'm'\ndata = 'd'\npackign = true", "unknown key `packign`", "`packing`"),
         ("model = 'm'\ndata = 'd'\nbatchsize = 3", "unknown key `batchsize`", "`batch_size`"),
         ("model = 'm'\ndata = 'd'\nmethod = 'lorra'", "cannot be `lorra`", "`lora`"),
-        ("model = 'm'\ndata = 'd'\nlora.rank = 3", "unknown key `rank`", "`r`"),
+        ("model = 'm'\ndata = 'd'\nmethod = 'lora'\nadapter.alfa = 3", "no setting `alfa`", "`alpha`"),
         ("model = 'm'\ndata = 'd'\nformat = 'mesages'", "cannot be `mesages`", "`messages`"),
         ("model = 'm'\ndata = 'd'\nschedule = 'cosin'", "`cosin`", "cosine"),
     ] {
@@ -276,8 +346,15 @@ fn wrong_settings_are_usage_errors() {
         assert!(error.to_string().contains(message), "{error}");
         assert!(error.hint().unwrap().contains(hint), "{:?}", error.hint());
     }
-    for text in ["epochs = 0", "batch_size = 0", "validation_fraction = 1.0", "lr = -1", "method = 'lora'\nlora.r = 0"]
-    {
+    for text in [
+        "epochs = 0",
+        "batch_size = 0",
+        "validation_fraction = 1.0",
+        "lr = -1",
+        "method = 'lora'\nadapter.r = 0",
+        "adapter.r = 1",
+        "quantize = 'nf4'",
+    ] {
         let error = TuneStage.configure(format!("model = 'm'\ndata = 'd'\n{text}").parse().unwrap()).err().unwrap();
         assert_eq!(error.class(), Class::Usage, "{text}");
     }

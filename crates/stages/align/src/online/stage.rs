@@ -111,7 +111,7 @@ impl Configured for OnlineConfig {
         let (settings, input) = (&self.shared, context.input("model")?);
         let device = cupola_ops::open(context.device)?;
         let (mut model, tokenizer) = load_to_change(&input.path, &device)?;
-        model.merge_lora()?;
+        model.merge_adapter()?;
         model.network.set_precision(settings.precision.resolve());
         let spec = model.decoder()?.spec().clone();
         let making = Making { inputs: context.inputs, device: &device };
