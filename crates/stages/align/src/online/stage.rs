@@ -4,7 +4,7 @@ use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, St
 use cupola_artifact::{Error, Result, human_count};
 use cupola_generate::{document_start, load_to_change};
 use cupola_nn::{Decoder, DecoderSpec, Module};
-use cupola_tokenizer::Tokenizer;
+use cupola_tokenizer::{Message, Tokenizer};
 use cupola_train::conversation::{hold_out, prompt_key, prompt_of, read_all, with_system, wrong};
 use cupola_train::finetune::metrics;
 use cupola_train::loader::Steps;
@@ -22,6 +22,11 @@ use crate::reward::{MODELS, Making};
 /// The learning rate times the model's width: 3e-6 at 4096, three times what Shao et al. 2024 (section 4.2) take for seven
 /// billion parameters, and 5e-5 at 256.
 const LR_SCALE: f64 = 0.0128;
+
+/// Bytes of some messages.
+fn text_len(messages: Vec<Message>) -> usize {
+    messages.iter().map(|m| m.content.len()).sum()
+}
 
 /// Prompts, divided.
 struct Prompts {
@@ -99,11 +104,30 @@ impl Configured for OnlineConfig {
     }
 
     fn plan(&self, inputs: &PlanInputs<'_>) -> Result<Plan> {
-        let mut plan = self.shared.plan(inputs, if self.needs_reference() { 1.0 } else { 0.0 });
-        plan.notes.push(format!(
-            "{} answers of up to {} tokens to each prompt; the time is that of learning alone",
-            self.group_size, self.policy.max_tokens
-        ));
+        let mut plan = self.shared.plan(inputs, 0.0);
+        let data = inputs.inputs.iter().find(|(input, _)| input.key == "data").map(|(input, _)| &input.path);
+        // A data set that another stage makes is not there yet.
+        let Some(records) = data.filter(|path| path.exists()).map(|path| read_all(path)).transpose()? else {
+            plan.notes.push("the answers' tokens are not counted: the prompts are not there yet".into());
+            return Ok(plan);
+        };
+        let bytes: usize = records.iter().map(|r| prompt_of(&r.value).ok().flatten().map_or(0, text_len)).sum();
+        let answers = records.len() as f64 * self.shared.epochs * self.group_size as f64;
+        // About four bytes to a token; an answer is taken to be as long as it may be.
+        let tokens = answers * (bytes as f64 / 4.0 / records.len() as f64 + self.policy.max_tokens as f64);
+        let parameters = plan.facts.get("parameters").copied().unwrap_or(0.0);
+        let train = self.shared.training_flops(6.0) * self.iterations as f64;
+        let scored = if self.needs_reference() { 2.0 } else { 0.0 };
+        let peak = inputs.peak_flops.max(1.0);
+        plan.flops = parameters * tokens * (train + scored + 2.0);
+        // Answering token by token reaches about a twentieth of the peak, the rest a quarter.
+        plan.seconds = parameters * tokens * ((train + scored) / (0.25 * peak) + 2.0 / (0.05 * peak)) + 1.0;
+        plan.notes = vec![format!(
+            "{} answers to {} prompts, about {} tokens; what rewards cost is not counted",
+            human_count(answers),
+            records.len(),
+            human_count(tokens)
+        )];
         Ok(plan)
     }
 
