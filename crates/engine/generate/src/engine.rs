@@ -38,6 +38,17 @@ pub struct Generated {
     pub usage: Usage,
 }
 
+/// A finished text with its tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    /// The text.
+    pub generated: Generated,
+    /// Its tokens, an end token included.
+    pub ids: Vec<u32>,
+    /// How likely the model found each, before any setting changed the logits.
+    pub logprobs: Vec<f32>,
+}
+
 struct Handle {
     inbox: Arc<Inbox>,
     tokenizer: Tokenizer,
@@ -145,7 +156,7 @@ impl Engine {
         self.send(request, sink, None)
     }
 
-    fn send(&self, request: Request, mut sink: Sink, ids: Option<Sender<u32>>) -> Result<()> {
+    fn send(&self, request: Request, mut sink: Sink, ids: Option<Sender<(u32, f32)>>) -> Result<()> {
         self.check(&request)?;
         if request.params.max_tokens == 0 {
             let usage = Usage { prompt_tokens: request.prompt.len(), ..Usage::default() };
@@ -205,6 +216,16 @@ impl Engine {
     /// # Errors
     /// As [`Self::generate`], for the first that fails.
     pub fn generate_many(&self, requests: Vec<Request>, progress: &mut dyn FnMut(usize)) -> Result<Vec<Generated>> {
+        self.run_many(requests, progress, &mut || None)
+    }
+
+    /// The same; `ids` gives for each request, in their order, who takes its tokens.
+    fn run_many(
+        &self,
+        requests: Vec<Request>,
+        progress: &mut dyn FnMut(usize),
+        ids: &mut dyn FnMut() -> Option<Sender<(u32, f32)>>,
+    ) -> Result<Vec<Generated>> {
         let count = requests.len();
         let (sender, events) = channel();
         let mut texts = vec![String::new(); count];
@@ -213,7 +234,7 @@ impl Engine {
         let mut submit_next = || -> Result<()> {
             let Some((index, request)) = requests.next() else { return Ok(()) };
             let sender = sender.clone();
-            self.submit(request, Box::new(move |event| sender.send((index, event)).is_ok()))
+            self.send(request, Box::new(move |event| sender.send((index, event)).is_ok()), ids())
         };
         (0..count.min(self.handle.options.max_batch)).try_for_each(|_| submit_next())?;
         let mut done = 0;
@@ -241,15 +262,27 @@ impl Engine {
     /// # Errors
     /// As [`Self::generate`].
     pub fn generate_ids(&self, request: Request) -> Result<(Vec<u32>, FinishReason, Usage)> {
-        let ((id_sender, ids), (sender, events)) = (channel(), channel());
-        self.send(request, Box::new(move |event| sender.send(event).is_ok()), Some(id_sender))?;
-        loop {
-            match events.recv().context(|| "the generation engine has stopped".into())? {
-                Event::Text(_) | Event::Token(_) => {}
-                Event::Done(reason, usage) => return Ok((ids.try_iter().collect(), reason, usage)),
-                Event::Failed(message) => return Err(Error::failed(message)),
-            }
-        }
+        let all = self.sample_many(vec![request], &mut |_| {})?;
+        let only = all.into_iter().next().ok_or_else(|| Error::failed("the generation engine gave no answer"))?;
+        Ok((only.ids, only.generated.reason, only.generated.usage))
+    }
+
+    /// As [`Self::generate_many`] with the tokens of each answer.
+    ///
+    /// # Errors
+    /// As [`Self::generate`], for the first that fails.
+    pub fn sample_many(&self, requests: Vec<Request>, progress: &mut dyn FnMut(usize)) -> Result<Vec<Sampled>> {
+        let mut tokens = Vec::with_capacity(requests.len());
+        let texts = self.run_many(requests, progress, &mut || {
+            let (sender, receiver) = channel();
+            tokens.push(receiver);
+            Some(sender)
+        })?;
+        let sampled = texts.into_iter().zip(tokens).map(|(generated, tokens)| {
+            let (ids, logprobs) = tokens.try_iter().unzip();
+            Sampled { generated, ids, logprobs }
+        });
+        Ok(sampled.collect())
     }
 
     /// The best texts of a beam search for each prompt, best first. It runs on the caller's thread, beside what is

@@ -22,8 +22,8 @@ const STOPPED: &str = "the generation engine was shut down";
 pub(crate) struct Submission {
     pub request: Request,
     pub sink: Sink,
-    /// Takes the token ids as well, if somebody wants them.
-    pub ids: Option<Sender<u32>>,
+    /// Takes the token ids with their log-probabilities as well, if somebody wants them.
+    pub ids: Option<Sender<(u32, f32)>>,
     /// The seed, chosen at random when the request gives none.
     pub seed: u64,
     pub submitted: Instant,
@@ -75,7 +75,7 @@ struct Active {
     text: Option<StreamDecoder>,
     stops: StopFilter,
     sink: Sink,
-    ids: Option<Sender<u32>>,
+    ids: Option<Sender<(u32, f32)>>,
     submitted: Instant,
     first_token: Option<Instant>,
 }
@@ -102,8 +102,12 @@ impl Active {
         };
         self.first_token.get_or_insert_with(Instant::now);
         self.slot.push(token);
-        if self.ids.as_ref().is_some_and(|ids| ids.send(token).is_err()) {
-            return Some(Ending::Done(FinishReason::Cancelled));
+        if let Some(ids) = &self.ids {
+            match token_logprob(logits, token, 0) {
+                Ok(told) if ids.send((token, told.logprob)).is_ok() => {}
+                Ok(_) => return Some(Ending::Done(FinishReason::Cancelled)),
+                Err(error) => return Some(Ending::Failed(error.chain())),
+            }
         }
         if !self.params.ignore_eos && stop_ids.contains(&token) {
             return Some(self.flush(FinishReason::Stop));

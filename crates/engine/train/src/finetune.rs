@@ -8,7 +8,7 @@ use cupola_arch::{Model, adapter_parameters, mergeable, save_adapter, virtual_to
 use cupola_artifact::stage::{Input, Plan, PlanInputs, Reference, StageContext};
 use cupola_artifact::{Context, Error, Result, human_count, parse_config, unknown_name, write_atomic};
 use cupola_nn::adapters::{self, AdapterConfig, AdapterKind, Stands};
-use cupola_nn::{DecoderSpec, Module};
+use cupola_nn::{Module, StackSpec};
 use cupola_tokenizer::Tokenizer;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -257,7 +257,7 @@ impl FineTune {
     /// Adam's best learning rate for hidden matrices falls with the width (Yang et al. 2022, "Tensor Programs V"), and
     /// that of LoRA is about ten times that of all parameters (Schulman et al. 2025, "LoRA Without Regret"); other kinds
     /// say theirs in [`AdapterKind::lr_factor`].
-    pub fn peak_lr(&self, scale: f64, spec: &DecoderSpec) -> (f64, String) {
+    pub fn peak_lr(&self, scale: f64, spec: &StackSpec) -> (f64, String) {
         if let Some(lr) = self.lr {
             return (lr, format!("lr {lr:.1e} (set)"));
         }
@@ -278,7 +278,7 @@ impl FineTune {
     }
 
     /// How long examples may be.
-    pub fn context_len(&self, spec: &DecoderSpec) -> usize {
+    pub fn context_len(&self, spec: &StackSpec) -> usize {
         let before = self.adapter_config().ok().flatten().map_or(0, |config| virtual_tokens(&config));
         let room = spec.max_seq_len.saturating_sub(before);
         self.max_seq_len.map_or(room, |len| len.min(room))
@@ -317,10 +317,9 @@ impl FineTune {
         Ok(trained)
     }
 
-    /// Floating-point operations of training on one token: with adapters, the gradients of the weights themselves, a
-    /// third of the whole, are not computed.
-    pub fn flops_per_token(&self, spec: &DecoderSpec, seq: usize) -> f64 {
-        let full = spec.train_flops_per_token(seq);
+    /// Floating-point operations of training on one token, of which training all parameters takes `full`: with adapters,
+    /// the gradients of the weights themselves, a third of the whole, are not computed.
+    pub fn training_flops(&self, full: f64) -> f64 {
         if matches!(self.method, Method::Full) { full } else { full * 2.0 / 3.0 }
     }
 
@@ -379,10 +378,10 @@ impl FineTune {
         }
         tokenizer.save(context.dir)?;
         // A chat also ends where a turn does.
-        let spec = model.decoder()?.spec();
-        let mut eos = spec.eos.clone();
-        eos.extend(tokenizer.stop_ids().iter().filter(|id| !spec.eos.contains(id)));
-        let generation = json!({"bos_token_id": spec.bos, "eos_token_id": eos, "pad_token_id": spec.pad});
+        let (bos, own, pad) = model.spec().special();
+        let mut eos = own.to_vec();
+        eos.extend(tokenizer.stop_ids().iter().filter(|id| !own.contains(id)));
+        let generation = json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad});
         let text =
             serde_json::to_string_pretty(&generation).context(|| "cannot write generation_config.json".into())?;
         write_atomic(&context.dir.join("generation_config.json"), format!("{text}\n").as_bytes())

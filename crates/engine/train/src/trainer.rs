@@ -32,8 +32,8 @@ pub struct Part {
 
 /// What is trained for.
 pub trait Objective {
-    /// Prepares step `step`; gives the number of its micro-batches.
-    fn begin_step(&mut self, step: u64) -> Result<usize>;
+    /// Prepares step `step`, whose data the model may have a part in; gives the number of its micro-batches.
+    fn begin_step(&mut self, model: &Model, step: u64) -> Result<usize>;
 
     /// The loss of micro-batch `index` of the step.
     fn part(&mut self, model: &Model, index: usize) -> Result<Part>;
@@ -213,7 +213,7 @@ impl<'a> Run<'a> {
         let begun = Instant::now();
         let (step, settings) = (self.saved.step, self.settings);
         let lr = settings.lr * settings.schedule.ratio(step, settings.steps)?;
-        let parts = objective.begin_step(step)?;
+        let parts = objective.begin_step(model, step)?;
         let (mut loss, mut tokens) = (0.0, 0);
         let mut figures: Vec<(&'static str, f64)> = Vec::new();
         let (mut gradients, mut squares): (Gradients, f64) = (Vec::new(), 0.0);

@@ -65,6 +65,7 @@ pub use names::{NameTable, Names};
 pub use network::{Network, Spec};
 pub use parts::{Parts, is_gguf};
 pub use rearrange::Rearrangement;
+pub use tasks::{NewHead, Problem};
 
 /// Every family.
 pub const ALL: &[&dyn Family] = &[

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
-use cupola_nn::{Decoder, Encoder, EncoderDecoder, Module, ParamMut, Piece};
+use cupola_nn::{Decoder, Encoder, EncoderDecoder, Module, Param, ParamMut, Piece};
+use cupola_ops::Precision;
 use serde_json::{Map, Value, json};
 
 use crate::ALL;
@@ -14,8 +15,8 @@ use crate::family::{Family, Sizes};
 use crate::names::Names;
 use crate::network::{DECODER, Network, Spec, wrong_kind};
 use crate::parts::{is_gguf, read_gguf};
-use crate::source::{Checkpoint, Fresh};
-use crate::tasks;
+use crate::source::{Checkpoint, Fresh, Headed};
+use crate::tasks::{self, NewHead};
 
 /// A network with the family it belongs to.
 #[derive(Clone)]
@@ -30,6 +31,17 @@ pub struct Model {
     pub(crate) adapted: Option<Adapted>,
     /// A small network that is trained beside it; its tables are this one's.
     generator: Option<Box<Model>>,
+    /// What the rest of a text is worth, read off hidden states; in training by rewards only.
+    value: Option<ValueHead>,
+}
+
+/// A number for each hidden state.
+#[derive(Clone, Debug)]
+struct ValueHead {
+    /// `[1, D]`.
+    weight: Param<2>,
+    /// `[1]`.
+    bias: Param<1>,
 }
 
 /// How the weights of linear layers are stored.
@@ -140,7 +152,45 @@ impl Model {
         // Files of tied models may have the output layer nevertheless.
         let head = if spec.tie_embeddings() { names.in_file("head.weight").ok() } else { None };
         source.finish(|name| head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
-        Ok(Self { network, spec, family, config, stored, adapted: None, generator: None })
+        Ok(Self { network, spec, family, config, stored, adapted: None, generator: None, value: None })
+    }
+
+    /// Loads a directory's network with a head of another kind: the weights of the head that are not there are drawn at
+    /// random, and those of the head that it had are left out.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; a family that has no such head; an adapter's directory.
+    pub fn load_with_head(dir: &Path, head: &NewHead, seed: u64, device: &Device) -> Result<Self> {
+        if is_adapter(dir) {
+            return Err(Error::usage(format!("{} holds an adapter, on which no head can stand", dir.display()))
+                .with_hint("name a model directory: the adapter's base, or what the adapter was merged into"));
+        }
+        let load = || -> Result<Self> {
+            let (mut config, state) = match is_gguf(dir) {
+                true => read_gguf(dir)?,
+                false => (read_json(&dir.join("config.json"))?, read_weights(dir)?),
+            };
+            let stored = stored(&config)?;
+            head.write(describe(&config)?.0.architecture(), &mut config)?;
+            let (family, spec) = describe(&config)?;
+            if !matches!(spec, Spec::Encoder(_)) {
+                return Err(head.refused(family.architecture()));
+            }
+            let names = Names(family.names());
+            let device = device.clone().without_autodiff();
+            let fresh = Fresh { names, seed, device: device.clone(), writers: spec.writers(), before: "" };
+            let state = unpacked(family, &spec, state)?;
+            let group = if let Stored::Int8(group) = stored { group } else { 1 };
+            let checkpoint = Checkpoint { names, state, device, group };
+            let mut source = Headed { checkpoint, fresh, scopes: &tasks::HEAD_SCOPES };
+            let network = spec.build(&mut source)?;
+            let word_head = names.in_file("head.weight").ok();
+            source
+                .checkpoint
+                .finish(|name| word_head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
+            Ok(Self { network, spec, family, config, stored, adapted: None, generator: None, value: None })
+        };
+        load().map_err(|e| e.wrap(format!("cannot put a head on the model in {}", dir.display())))
     }
 
     /// What `config.json` in a directory describes, without its weights.
@@ -191,7 +241,7 @@ impl Model {
     ) -> Result<Self> {
         let (names, device) = (Names(family.names()), device.clone());
         let network = spec.build(&mut Fresh { names, seed, device, writers: spec.writers(), before })?;
-        Ok(Self { network, spec, family, config, stored: Stored::Whole, adapted: None, generator: None })
+        Ok(Self { network, spec, family, config, stored: Stored::Whole, adapted: None, generator: None, value: None })
     }
 
     /// What the small network beside a fresh model would be made of, where there is one.
@@ -221,6 +271,36 @@ impl Model {
     /// As [`Self::fresh`].
     pub fn fresh_spec(family: &'static dyn Family, sizes: &Sizes) -> Result<Spec> {
         Ok(plan(family, sizes)?.1)
+    }
+
+    /// Trains an encoder's head from now on, whatever else is trained: one that was drawn at random has to be.
+    pub fn train_head(&mut self) {
+        let Network::Encoder(encoder) = &mut self.network else { return };
+        let names: Vec<String> = encoder.head_params().iter().map(|p| p.name().to_owned()).collect();
+        self.set_trainable(|p| p.trainable() || names.iter().any(|name| name == p.name()));
+    }
+
+    /// Gives it a head that tells what the rest of a text is worth, 0 at first. It is trained with the model and not saved.
+    ///
+    /// # Errors
+    /// A model that is no decoder.
+    pub fn add_value_head(&mut self) -> Result<()> {
+        let (width, device) = (self.decoder()?.spec().stack.embedding.width, self.network.device().without_autodiff());
+        self.value = Some(ValueHead {
+            weight: Param::new("value_head.weight", Tensor::zeros([1, width], &device)),
+            bias: Param::new("value_head.bias", Tensor::zeros([1], &device)),
+        });
+        Ok(())
+    }
+
+    /// What the rest of a text is worth after each of its tokens, `[N]`, from their hidden states `[N, D]`.
+    ///
+    /// # Errors
+    /// A model without such a head.
+    pub fn values(&self, hidden: Tensor<2>) -> Result<Tensor<1>> {
+        let head = self.value.as_ref().ok_or_else(|| Error::failed("the model has no value head"))?;
+        let [n, _] = hidden.dims();
+        Ok(cupola_ops::linear(hidden, head.weight.value(), Some(head.bias.value()), Precision::F32).reshape([n]))
     }
 
     /// The family it belongs to.
@@ -392,6 +472,10 @@ impl Model {
 impl Module for Model {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
         self.network.pieces(out);
+        if let Some(value) = &mut self.value {
+            out.push(Piece::Param(ParamMut::Matrix(&mut value.weight)));
+            out.push(Piece::Param(ParamMut::Vector(&mut value.bias)));
+        }
         if let Some(generator) = &mut self.generator {
             let mut beside = vec![];
             generator.network.pieces(&mut beside);

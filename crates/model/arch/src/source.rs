@@ -130,3 +130,46 @@ pub(crate) fn drawn(want: &Want<'_>, rng: &mut Rng, writers: usize) -> Vec<f32> 
         Init::Each(f) => (0..numbers).map(f).collect(),
     }
 }
+
+/// A checkpoint's weights, and fresh ones for a head that it lacks.
+pub struct Headed<'a> {
+    /// What is there.
+    pub checkpoint: Checkpoint,
+    /// What is drawn.
+    pub fresh: Fresh,
+    /// How the names of heads' weights begin.
+    pub scopes: &'a [&'a str],
+}
+
+impl Headed<'_> {
+    /// Whether a weight is one of a head, and the checkpoint has none of its name and shape.
+    fn is_missing(&self, want: &Want<'_>) -> Result<bool> {
+        let of_head = self.scopes.iter().any(|scope| want.name.strip_prefix(scope).is_some_and(|n| n.starts_with('.')));
+        let name = self.checkpoint.names.in_file(want.name)?;
+        Ok(of_head && self.checkpoint.state.get(&name).is_none_or(|tensor| tensor.shape != want.shape))
+    }
+}
+
+impl WeightSource for Headed<'_> {
+    fn device(&self) -> Device {
+        self.checkpoint.device.clone()
+    }
+
+    fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)> {
+        match self.is_missing(want)? {
+            true => {
+                self.checkpoint.state.remove(&self.checkpoint.names.in_file(want.name)?);
+                self.fresh.take(want)
+            }
+            false => self.checkpoint.take(want),
+        }
+    }
+
+    fn take_or(&mut self, want: &Want<'_>, fill: &dyn Fn(usize) -> f32) -> Result<(String, Option<Vec<f32>>)> {
+        self.checkpoint.take_or(want, fill)
+    }
+
+    fn quantized(&mut self, want: &Want<'_>) -> Result<Option<Weight>> {
+        self.checkpoint.quantized(want)
+    }
+}

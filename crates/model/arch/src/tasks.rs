@@ -3,6 +3,8 @@
 use cupola_artifact::{Error, Result};
 use cupola_nn::{DenseSpec, EncoderSpec, HeadSpec, NormSpec, Output, Pool, Squash, StackSpec, Task};
 
+use serde_json::{Map, Value, json};
+
 use crate::config::ConfigJson;
 use crate::names::Names;
 use crate::network::Spec;
@@ -16,6 +18,90 @@ const CLASSES: &[(&str, Task)] = &[
     ("ForQuestionAnswering", Task::Span),
     ("Model", Task::Summary),
 ];
+
+/// How the names of heads' weights begin.
+pub(crate) const HEAD_SCOPES: [&str; 6] = ["summary", "masked", "replaced", "text", "token", "span"];
+
+/// What a text classifier's labels mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// Numbers: one output each.
+    Regression,
+    /// One of several labels.
+    SingleLabel,
+    /// Any of several labels.
+    MultiLabel,
+}
+
+/// A head to put on a network that has another or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewHead {
+    /// On whole texts.
+    Text {
+        /// What the labels mean.
+        problem: Problem,
+        /// Their names.
+        labels: Vec<String>,
+    },
+    /// On each token: one of these labels.
+    Tokens {
+        /// Their names.
+        labels: Vec<String>,
+    },
+    /// Where an answer begins and ends.
+    Span,
+}
+
+/// How the classes of language models end.
+const LANGUAGE_MODELS: &[&str] = &["ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining"];
+
+impl NewHead {
+    /// The error about a class that cannot have it.
+    pub(crate) fn refused(&self, class: &str) -> Error {
+        let (what, hint) = match self {
+            NewHead::Text { .. } => {
+                ("labels texts", "choose a decoder or an encoder, e.g. of the family llama or bert")
+            }
+            NewHead::Tokens { .. } => {
+                ("labels tokens", "choose a decoder or an encoder, e.g. of the family llama or bert")
+            }
+            NewHead::Span => ("finds answers", "choose an encoder, e.g. of the family bert"),
+        };
+        Error::usage(format!("a {class} cannot have a head that {what} in this build")).with_hint(hint)
+    }
+
+    /// Writes it into a configuration of a family whose language models' class is `class`.
+    ///
+    /// # Errors
+    /// A family whose language models are of a class that has no such head.
+    pub(crate) fn write(&self, class: &str, config: &mut Map<String, Value>) -> Result<()> {
+        let (ends, labels) = match self {
+            NewHead::Text { labels, .. } => ("ForSequenceClassification", Some(labels)),
+            NewHead::Tokens { labels } => ("ForTokenClassification", Some(labels)),
+            NewHead::Span => ("ForQuestionAnswering", None),
+        };
+        let stem = LANGUAGE_MODELS.iter().find_map(|end| class.strip_suffix(end)).ok_or_else(|| self.refused(class))?;
+        config.insert("architectures".into(), json!([format!("{stem}{ends}")]));
+        for key in ["id2label", "label2id", "num_labels", "problem_type"] {
+            config.remove(key);
+        }
+        if let Some(labels) = labels {
+            let by_number = labels.iter().enumerate().map(|(i, label)| (i.to_string(), json!(label)));
+            config.insert("id2label".into(), Value::Object(by_number.collect()));
+            let by_label = labels.iter().enumerate().map(|(i, label)| (label.clone(), json!(i)));
+            config.insert("label2id".into(), Value::Object(by_label.collect()));
+        }
+        if let NewHead::Text { problem, .. } = self {
+            let name = match problem {
+                Problem::Regression => "regression",
+                Problem::SingleLabel => "single_label_classification",
+                Problem::MultiLabel => "multi_label_classification",
+            };
+            config.insert("problem_type".into(), json!(name));
+        }
+        Ok(())
+    }
+}
 
 /// The task that `config.json` names; a bare model where it names none.
 fn task(config: &ConfigJson<'_>) -> Result<Task> {
@@ -170,6 +256,5 @@ pub(crate) fn is_other_head(spec: &Spec, names: Names, weight: &str) -> bool {
     let Spec::Encoder(encoder) = spec else { return false };
     let own = encoder.head.map(|head| head.task.scope());
     let tied = own == Some(Task::Masked.scope()) && encoder.tie_embeddings();
-    let all = [Task::Summary, Task::Masked, Task::Replaced, Task::Label, Task::Tokens, Task::Span].map(Task::scope);
-    all.iter().any(|scope| names.is_within(weight, scope) && (Some(*scope) != own || tied))
+    HEAD_SCOPES.iter().any(|scope| names.is_within(weight, scope) && (Some(*scope) != own || tied))
 }

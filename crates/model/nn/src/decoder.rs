@@ -161,12 +161,17 @@ impl Decoder {
 
     /// The negative log-likelihood of each target, `[B·T]`.
     pub fn nll(&self, batch: &Batch, targets: &Arc<[i32]>) -> Tensor<1> {
-        let hidden = self.hidden(batch);
+        self.nll_of_hidden(self.hidden(batch), targets, 1.0)
+    }
+
+    /// The same of hidden states that [`Self::hidden`] gave, with the logits divided by `temperature`.
+    pub fn nll_of_hidden(&self, hidden: Tensor<2>, targets: &Arc<[i32]>, temperature: f64) -> Tensor<1> {
         // The fused loss knows neither caps nor readouts.
-        match self.spec.soft_cap.is_some() || self.readout.is_some() {
-            true => nll_of(self.logits(hidden), targets),
-            false => cupola_ops::linear_nll(hidden, self.head_weight(), targets, self.stack.precision),
+        if self.spec.soft_cap.is_some() || self.readout.is_some() {
+            return nll_of(self.logits(hidden).div_scalar(temperature), targets);
         }
+        let hidden = if temperature == 1.0 { hidden } else { hidden.div_scalar(temperature) };
+        cupola_ops::linear_nll(hidden, self.head_weight(), targets, self.stack.precision)
     }
 
     /// What the products of dense weights and of attention multiply.

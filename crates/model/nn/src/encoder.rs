@@ -11,6 +11,7 @@ use crate::batch::Batch;
 use crate::block::BlockSpec;
 use crate::heads::{Head, HeadSpec, Output, Targets};
 use crate::module::{Module, Piece};
+use crate::param::ParamMut;
 use crate::source::{Count, Scope, WeightSource};
 use crate::stack::{Stack, StackSpec};
 
@@ -158,6 +159,11 @@ impl Encoder {
     /// What stands on it.
     pub fn head(&self) -> Option<&Head> {
         self.head.as_ref()
+    }
+
+    /// The head's weights.
+    pub fn head_params(&mut self) -> Vec<ParamMut<'_>> {
+        self.head.as_mut().map(Module::params_mut).unwrap_or_default()
     }
 
     /// The last hidden states of a batch, `[B·T, D]`.

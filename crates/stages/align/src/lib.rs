@@ -1,12 +1,25 @@
-//! The stage `align`: direct preference optimization of a model against itself as it was.
+//! The stage `align`: which of two answers is better, by direct preference optimization.
 
-mod loss;
+pub mod algorithm;
+mod dataset;
+pub mod doctor;
+pub mod gae;
+pub mod loss;
 mod losses;
-mod objective;
+pub mod online;
+mod pairs;
+mod policies;
+pub mod policy;
+mod preference;
 mod records;
+mod reference;
+pub mod reward;
+pub mod reward_loss;
+mod reward_model;
+mod rewards;
+mod singles;
 mod stage;
+pub mod unpaired;
 
-pub use loss::{ALL, LossSettings, PairLogps, PairLoss};
-pub use objective::{Alignment, Pair, ScoredPair, reference_logps};
-pub use records::{Preference, read_preference};
+pub use records::{Preference, Verdict, read_preference, read_verdicts};
 pub use stage::AlignStage;

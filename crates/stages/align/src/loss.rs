@@ -1,9 +1,17 @@
 //! Losses on pairs of answers.
 
+use std::f64::consts::LN_2;
+
 use burn::tensor::Tensor;
+use burn::tensor::activation::log_sigmoid;
 use serde::{Deserialize, Serialize};
 
+use crate::losses::{
+    aot, apo, bco, cpo, discopop, exo, hinge, ipo, nca, orpo, robust, sft, sigmoid, sigmoid_norm, simpo, sppo,
+};
+
 /// How likely the policy and the frozen reference find the answers of some pairs: summed log-probabilities, `[P]` each.
+/// A loss that needs no reference must not read the reference's.
 #[derive(Clone, Debug)]
 pub struct PairLogps {
     /// The chosen answers under the policy, on the tape.
@@ -18,6 +26,8 @@ pub struct PairLogps {
     pub chosen_tokens: Tensor<1>,
     /// Tokens of the rejected answers.
     pub rejected_tokens: Tensor<1>,
+    /// Tokens of a chosen answer, on average over the whole step.
+    pub mean_chosen_tokens: f64,
 }
 
 impl PairLogps {
@@ -35,25 +45,128 @@ impl PairLogps {
     pub fn margin(&self) -> Tensor<1> {
         self.chosen_ratio() - self.rejected_ratio()
     }
+
+    /// Both answers' ratios as the divergence sees them.
+    pub fn scores(&self, divergence: Divergence) -> [Tensor<1>; 2] {
+        [divergence.score(self.chosen_ratio()), divergence.score(self.rejected_ratio())]
+    }
+
+    /// How much higher the chosen answer scores.
+    pub fn score_margin(&self, divergence: Divergence) -> Tensor<1> {
+        let [chosen, rejected] = self.scores(divergence);
+        chosen - rejected
+    }
+
+    /// The mean log-probability of the answers' tokens.
+    pub fn per_token(&self) -> [Tensor<1>; 2] {
+        [self.chosen.clone() / self.chosen_tokens.clone(), self.rejected.clone() / self.rejected_tokens.clone()]
+    }
+
+    /// The chosen answers' negative log-likelihood, so that its mean over the step's pairs is the mean over their tokens.
+    pub fn chosen_nll(&self) -> Tensor<1> {
+        self.chosen.clone().div_scalar(-self.mean_chosen_tokens.max(1.0))
+    }
 }
 
-/// What all losses are told.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// The divergence that holds the policy to the reference: its derivative takes the place of the logarithm of the ratio
+/// (Wang et al. 2023, "Beyond Reverse KL", table 1). With `t = π / π_ref`:
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Divergence {
+    /// `log t`, DPO as published.
+    #[default]
+    ReverseKl,
+    /// `1 - 1/t`.
+    ForwardKl,
+    /// Jensen and Shannon's: `log(2t / (1 + t))`.
+    JsDivergence,
+    /// `(t^(α-1) - 1) / (α-1)` with α = 1/2.
+    AlphaDivergence,
+}
+
+/// α of [`Divergence::AlphaDivergence`].
+const ALPHA: f64 = 0.5;
+
+/// The largest exponent that is raised to: e^80 is still a 32-bit float.
+const MAX_EXPONENT: f64 = 80.0;
+
+impl Divergence {
+    /// What it makes of the logarithms of ratios.
+    pub fn score(self, ratio: Tensor<1>) -> Tensor<1> {
+        match self {
+            Divergence::ReverseKl => ratio,
+            Divergence::ForwardKl => -ratio.neg().clamp_max(MAX_EXPONENT).exp().sub_scalar(1.0),
+            Divergence::JsDivergence => log_sigmoid(ratio).add_scalar(LN_2),
+            Divergence::AlphaDivergence => {
+                let power = ratio.mul_scalar(ALPHA - 1.0).clamp_max(MAX_EXPONENT).exp();
+                power.sub_scalar(1.0).div_scalar(ALPHA - 1.0)
+            }
+        }
+    }
+}
+
+/// What losses are told. Which of them a loss heeds, and its defaults, it says itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossSettings {
-    /// How strongly the policy is held to the reference; `τ` of IPO.
+    /// How strongly the policy is held to the reference; `τ` of IPO, a temperature where there is no reference.
     pub beta: f64,
     /// The share of the pairs that are taken to be the wrong way round.
     pub label_smoothing: f64,
+    /// What holds the policy to the reference.
+    pub divergence: Divergence,
+    /// The margin that is asked for (SimPO's γ).
+    pub gamma: f64,
+    /// The curve of AlphaPO's reward; 0 is the logarithm.
+    pub alpha: f64,
+    /// DiscoPOP's temperature.
+    pub tau: f64,
+    /// The weight of the chosen answers' negative log-likelihood beside the loss.
+    pub nll_weight: f64,
+}
+
+impl Default for LossSettings {
+    fn default() -> Self {
+        Self {
+            beta: 0.1,
+            label_smoothing: 0.0,
+            divergence: Divergence::ReverseKl,
+            gamma: 0.5,
+            alpha: 0.0,
+            tau: 0.05,
+            nll_weight: 0.0,
+        }
+    }
+}
+
+/// Which log-probability an answer's reward is `β` times of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reward {
+    /// How much likelier it has become than under the reference (Rafailov et al. 2023, section 4).
+    Ratio,
+    /// Its own.
+    Sum,
+    /// Its tokens' mean.
+    Mean,
 }
 
 /// A loss on pairs.
 pub trait PairLoss: Sync {
-    /// Its name in recipes.
+    /// Its name in recipes; TRL's where it has one.
     fn name(&self) -> &'static str;
-    /// One line of help.
+    /// One line of help, with its source.
     fn about(&self) -> &'static str;
-    /// Whether it knows label smoothing.
-    fn smooths(&self) -> bool {
+    /// The settings that it heeds.
+    fn keys(&self) -> &'static [&'static str];
+    /// Their values where a recipe does not give them.
+    fn defaults(&self) -> LossSettings {
+        LossSettings::default()
+    }
+    /// What an answer's reward is; those of [`Reward::Ratio`] need a reference.
+    fn reward(&self) -> Reward {
+        Reward::Ratio
+    }
+    /// Whether a pair's loss depends on the other pairs of its step, so that they have to be computed together.
+    fn compares_pairs(&self) -> bool {
         false
     }
     /// The loss of each pair, `[P]`.
@@ -62,89 +175,35 @@ pub trait PairLoss: Sync {
 
 /// Every loss.
 pub const ALL: &[&dyn PairLoss] = &[
-    &crate::losses::sigmoid::Sigmoid,
-    &crate::losses::ipo::Ipo,
-    &crate::losses::hinge::Hinge,
-    &crate::losses::robust::Robust,
+    &sigmoid::Sigmoid,
+    &ipo::Ipo,
+    &hinge::Hinge,
+    &robust::Robust,
+    &sigmoid_norm::SigmoidNorm,
+    &exo::ExoPair,
+    &nca::NcaPair,
+    &bco::BcoPair,
+    &sppo::SppoHard,
+    &aot::Aot,
+    &aot::AotUnpaired,
+    &apo::ApoZero,
+    &apo::ApoDown,
+    &discopop::DiscoPop,
+    &orpo::Orpo,
+    &simpo::SimPo,
+    &cpo::Cpo,
+    &cpo::CpoHinge,
+    &sft::Sft,
 ];
 
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
+/// The losses' settings by name, for recipes.
+pub const KEYS: &[&str] = &["beta", "label_smoothing", "divergence", "gamma", "alpha", "tau", "nll_weight"];
 
-    use burn::tensor::Device;
-    use cupola_ops::from_vec;
-    use cupola_testkit::{Golden, assert_close};
-
-    use super::*;
-
-    /// The loss and its gradient with respect to the log-probability of each token.
-    fn compute(golden: &Golden, loss: &dyn PairLoss, settings: &LossSettings) -> (f32, Vec<f32>) {
-        let plain = Device::flex();
-        let (shape, logps) = golden.f32("in.policy_token_logps");
-        let (_, mask) = golden.i64("in.completion_mask");
-        let [rows, seq] = [shape[0], shape[1]];
-        let logps = logps.iter().zip(&mask).map(|(l, m)| l * *m as f32).collect();
-        let tape = Tensor::<2>::from_inner(from_vec(logps, [rows, seq], &plain)).require_grad();
-        let counts: Vec<f32> = mask.chunks(seq).map(|row| row.iter().sum::<i64>() as f32).collect();
-        // TRL has set the log-probabilities outside the completions to zero and differentiates the sum over the whole row.
-        let sums = tape.clone().sum_dim(1).reshape([rows]);
-        let constant = |data: Vec<f32>| {
-            let n = data.len();
-            from_vec::<1>(data, [n], &tape.device())
-        };
-        let half = rows / 2;
-        let pairs = PairLogps {
-            chosen: sums.clone().narrow(0, 0, half),
-            rejected: sums.narrow(0, half, half),
-            ref_chosen: constant(golden.f32("in.ref_chosen_logps").1),
-            ref_rejected: constant(golden.f32("in.ref_rejected_logps").1),
-            chosen_tokens: constant(counts[..half].to_vec()),
-            rejected_tokens: constant(counts[half..].to_vec()),
-        };
-        let value = loss.loss(&pairs, settings).mean();
-        let mut gradients = value.backward();
-        let gradient = tape.grad_remove(&mut gradients).unwrap();
-        (cupola_ops::scalar(&value), cupola_ops::into_vec(gradient))
+/// `-(1-ε)·log σ(x) - ε·log σ(-x)` (Mitchell 2023, "cDPO").
+pub fn logistic(x: Tensor<1>, smoothing: f64) -> Tensor<1> {
+    let kept = log_sigmoid(x.clone()).mul_scalar(smoothing - 1.0);
+    if smoothing == 0.0 {
+        return kept;
     }
-
-    #[test]
-    fn losses_and_gradients_equal_trl() {
-        let golden = Golden::load("loss-dpo");
-        for loss in ALL {
-            let case = &golden.info["settings"][loss.name()];
-            let settings = LossSettings {
-                beta: case["beta"].as_f64().unwrap(),
-                label_smoothing: case["label_smoothing"].as_f64().unwrap_or(0.0),
-            };
-            let (value, gradient) = compute(&golden, *loss, &settings);
-            golden.check(&format!("{}.loss", loss.name()), &[value]);
-            golden.check(&format!("{}.grad.policy_token_logps", loss.name()), &gradient);
-        }
-    }
-
-    #[test]
-    fn smoothing_mixes_the_losses_of_both_orders() {
-        // With smoothing 1/2 neither order is preferred, and the loss is symmetric in the margin; without it is not.
-        let plain = Device::flex();
-        let pairs = |chosen: f32| {
-            let one = |x: f32| from_vec::<1>(vec![x], [1], &plain);
-            let (zero, tokens) = (one(0.0), one(1.0));
-            PairLogps {
-                chosen: one(chosen),
-                rejected: zero.clone(),
-                ref_chosen: zero.clone(),
-                ref_rejected: zero,
-                chosen_tokens: tokens.clone(),
-                rejected_tokens: tokens,
-            }
-        };
-        let loss = |chosen: f32, label_smoothing: f64| {
-            let settings = LossSettings { beta: 0.5, label_smoothing };
-            cupola_ops::scalar(&crate::losses::sigmoid::Sigmoid.loss(&pairs(chosen), &settings))
-        };
-        assert_close("symmetric", &[loss(3.0, 0.5)], &[loss(-3.0, 0.5)], 1e-6, 0.0);
-        let mixed = 0.9 * loss(3.0, 0.0) + 0.1 * loss(-3.0, 0.0);
-        assert_close("mixed", &[loss(3.0, 0.1)], &[mixed], 1e-6, 0.0);
-    }
+    kept - log_sigmoid(-x).mul_scalar(smoothing)
 }

@@ -53,7 +53,7 @@ fn counted(labels: &[i32]) -> usize {
 }
 
 impl Objective for Denoising {
-    fn begin_step(&mut self, step: u64) -> Result<usize> {
+    fn begin_step(&mut self, _: &Model, step: u64) -> Result<usize> {
         self.step = step;
         Ok(self.sequences.div_ceil(self.micro_batch))
     }

@@ -117,7 +117,7 @@ impl MaskedLm {
 }
 
 impl Objective for MaskedLm {
-    fn begin_step(&mut self, step: u64) -> Result<usize> {
+    fn begin_step(&mut self, _: &Model, step: u64) -> Result<usize> {
         self.step = step;
         Ok(self.sequences.div_ceil(self.micro_batch))
     }

@@ -38,7 +38,7 @@ pub struct CausalLm {
 }
 
 impl Objective for CausalLm {
-    fn begin_step(&mut self, _: u64) -> Result<usize> {
+    fn begin_step(&mut self, _: &Model, _: u64) -> Result<usize> {
         Ok(self.sequences.div_ceil(self.micro_batch))
     }
 

@@ -1,8 +1,7 @@
-//! The tables of methods and of their settings in `docs/tune.md` are made from the list of adapters; `CUPOLA_WRITE_DOCS=1` writes them.
+//! The tables in `docs/tune.md` are made from the lists of tasks and adapters; `CUPOLA_WRITE_DOCS=1` writes them.
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use cupola_arch::mergeable;
 use cupola_nn::adapters::{ALL, AdapterConfig, AdapterKind};
@@ -67,23 +66,9 @@ fn shown(value: &Value) -> String {
 }
 
 #[test]
-fn the_tables_are_those_of_the_list() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs/tune.md");
-    let (mut page, writes) = (std::fs::read_to_string(&path).unwrap(), std::env::var_os("CUPOLA_WRITE_DOCS").is_some());
-    for (name, table) in [("methods", methods()), ("adapter settings", settings())] {
-        let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
-        let start = page.find(&start).unwrap() + start.len();
-        let end = page.find(&end).unwrap();
-        if writes {
-            page.replace_range(start..end, &table);
-        }
-        let there = page.get(start..end).unwrap_or_default();
-        assert!(
-            writes || there == table,
-            "{name} in docs/tune.md is not up to date: run this test with CUPOLA_WRITE_DOCS=1"
-        );
-    }
-    if writes {
-        std::fs::write(&path, page).unwrap();
-    }
+fn the_tables_are_those_of_the_lists() {
+    let row = |task: &&dyn cupola_tune::task::TuneTask| format!("| `{}` | {} |\n", task.name(), task.about());
+    let rows: String = cupola_tune::task::ALL.iter().map(row).collect();
+    let tasks = format!("| task | what is learned |\n|---|---|\n{rows}");
+    cupola_testkit::check_tables("tune.md", &[("tasks", tasks), ("methods", methods()), ("adapter settings", settings())]);
 }

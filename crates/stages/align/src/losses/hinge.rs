@@ -14,10 +14,14 @@ impl PairLoss for Hinge {
     }
 
     fn about(&self) -> &'static str {
-        "SLiC: the hinge loss of the margin"
+        "SLiC: the hinge loss of the margin (Zhao et al. 2023)"
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &["beta", "divergence"]
     }
 
     fn loss(&self, pairs: &PairLogps, settings: &LossSettings) -> Tensor<1> {
-        relu(pairs.margin().mul_scalar(-settings.beta).add_scalar(1.0))
+        relu(pairs.score_margin(settings.divergence).mul_scalar(-settings.beta).add_scalar(1.0))
     }
 }

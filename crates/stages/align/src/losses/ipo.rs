@@ -14,13 +14,16 @@ impl PairLoss for Ipo {
     }
 
     fn about(&self) -> &'static str {
-        "IPO: the squared distance of the margin per token from 1 / 2β"
+        "the squared distance of the margin per token from 1 / 2β (Azar et al. 2023)"
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &["beta", "divergence"]
     }
 
     fn loss(&self, pairs: &PairLogps, settings: &LossSettings) -> Tensor<1> {
-        let chosen = pairs.chosen_ratio() / pairs.chosen_tokens.clone();
-        let rejected = pairs.rejected_ratio() / pairs.rejected_tokens.clone();
-        let distance = (chosen - rejected).sub_scalar(0.5 / settings.beta);
-        distance.clone() * distance
+        let [chosen, rejected] = pairs.scores(settings.divergence);
+        let margin = chosen / pairs.chosen_tokens.clone() - rejected / pairs.rejected_tokens.clone();
+        margin.sub_scalar(0.5 / settings.beta).square()
     }
 }

@@ -15,15 +15,15 @@ impl PairLoss for Robust {
     }
 
     fn about(&self) -> &'static str {
-        "robust DPO: corrects for a known share of swapped pairs"
+        "DPO that corrects for a known share of swapped pairs (Chowdhury et al. 2024)"
     }
 
-    fn smooths(&self) -> bool {
-        true
+    fn keys(&self) -> &'static [&'static str] {
+        &["beta", "label_smoothing", "divergence"]
     }
 
     fn loss(&self, pairs: &PairLogps, settings: &LossSettings) -> Tensor<1> {
-        let logits = pairs.margin().mul_scalar(settings.beta);
+        let logits = pairs.score_margin(settings.divergence).mul_scalar(settings.beta);
         let (noise, scale) = (settings.label_smoothing, 1.0 - 2.0 * settings.label_smoothing);
         let kept = log_sigmoid(logits.clone()).mul_scalar((noise - 1.0) / scale);
         kept + log_sigmoid(-logits).mul_scalar(noise / scale)

@@ -1,9 +1,8 @@
 //! DPO as published.
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::log_sigmoid;
 
-use crate::loss::{LossSettings, PairLogps, PairLoss};
+use crate::loss::{LossSettings, PairLogps, PairLoss, logistic};
 
 /// `-log σ(β·margin)` (Rafailov et al. 2023, equation 7); with label smoothing ε the mean of both orders' losses,
 /// weighted by 1-ε and ε (Mitchell 2023, "cDPO").
@@ -15,20 +14,14 @@ impl PairLoss for Sigmoid {
     }
 
     fn about(&self) -> &'static str {
-        "DPO: the logistic loss of the margin"
+        "DPO: the logistic loss of the margin (Rafailov et al. 2023); with label smoothing cDPO"
     }
 
-    fn smooths(&self) -> bool {
-        true
+    fn keys(&self) -> &'static [&'static str] {
+        &["beta", "label_smoothing", "divergence"]
     }
 
     fn loss(&self, pairs: &PairLogps, settings: &LossSettings) -> Tensor<1> {
-        let logits = pairs.margin().mul_scalar(settings.beta);
-        let smoothing = settings.label_smoothing;
-        let kept = log_sigmoid(logits.clone()).mul_scalar(smoothing - 1.0);
-        if smoothing == 0.0 {
-            return kept;
-        }
-        kept - log_sigmoid(-logits).mul_scalar(smoothing)
+        logistic(pairs.score_margin(settings.divergence).mul_scalar(settings.beta), settings.label_smoothing)
     }
 }

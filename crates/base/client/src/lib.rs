@@ -6,11 +6,28 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use cupola_artifact::{Error, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use ureq::http::{Response, Uri};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::answers::Answer;
+/// An answer of a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// What it said.
+    pub text: String,
+    /// Whether it was cut at the most tokens allowed.
+    pub cut: bool,
+    /// The model as the server calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Tokens of the request, where the server counts.
+    #[serde(default)]
+    pub prompt_tokens: u64,
+    /// Tokens of the answer.
+    #[serde(default)]
+    pub completion_tokens: u64,
+}
 
 /// Bytes of an answer that are read at most.
 const MAX_ANSWER: u64 = 4 << 20;
@@ -33,6 +50,8 @@ pub struct Asking {
     pub retries: u32,
     /// Seconds before the second attempt; doubled for each further one.
     pub backoff: f64,
+    /// What hints say of the answers that were there before all asking ended.
+    pub kept: &'static str,
 }
 
 /// A server.
@@ -91,8 +110,6 @@ enum Then {
     Stop,
 }
 
-const KEPT: &str = "what was answered is kept: the same command goes on from here";
-
 impl Api {
     /// A server by its address; `key` is the name of an environment variable and what it holds.
     pub fn new(address: &str, key: Option<(String, String)>, asking: Asking) -> Result<Self> {
@@ -145,13 +162,13 @@ impl Api {
                     let why = format!("{why}, also at the last of {} attempts", u64::from(attempt) + 1);
                     return Err(match then {
                         Then::SetAside => self.failed(why),
-                        Then::Stop => self.stop(Stop { message: why, hint: KEPT.into() }),
+                        Then::Stop => self.stop(Stop { message: why, hint: self.asking.kept.into() }),
                     });
                 }
                 Err(Attempt::Again { why, after: Some(after), .. }) => {
                     if after.as_secs_f64() > LONGEST_WAIT {
                         let message = format!("{why} and asks to wait for {} seconds", after.as_secs());
-                        return Err(self.stop(Stop { message, hint: KEPT.into() }));
+                        return Err(self.stop(Stop { message, hint: self.asking.kept.into() }));
                     }
                     let until = Instant::now() + after;
                     let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
@@ -194,20 +211,20 @@ impl Api {
 
     /// What a status means.
     fn refusal(&self, status: u16, after: Option<Duration>, told: &Value, private: &str) -> Attempt {
-        let host = &self.host;
+        let (host, kept) = (&self.host, self.asking.kept);
         let stop = |message: String, hint: String| Attempt::Stop(Stop { message, hint });
         let code = told["error"]["code"].as_str().or(told["error"]["type"].as_str()).unwrap_or_default();
         match status {
             401 | 403 => {
                 let hint = match &self.key {
-                    Some((_, name)) => format!("check the key in the environment variable {name}; {KEPT}"),
-                    None => format!("set `key_env` to the environment variable that holds the key; {KEPT}"),
+                    Some((_, name)) => format!("check the key in the environment variable {name}; {kept}"),
+                    None => format!("set `key_env` to the environment variable that holds the key; {kept}"),
                 };
                 stop(format!("{host} refused the key (status {status})"), hint)
             }
-            402 => stop(format!("{host} wants to be paid (status 402)"), KEPT.into()),
+            402 => stop(format!("{host} wants to be paid (status 402)"), kept.into()),
             429 if code == "insufficient_quota" => {
-                stop(format!("the quota at {host} is used up (status 429)"), KEPT.into())
+                stop(format!("the quota at {host} is used up (status 429)"), kept.into())
             }
             404 => stop(
                 format!("{host} knows no such model or no such address (status 404)"),
@@ -288,7 +305,10 @@ impl Api {
             return Failure::Document(why);
         }
         drop(health);
-        self.stop(Stop { message: format!("no request is answered any more; the last time {why}"), hint: KEPT.into() })
+        self.stop(Stop {
+            message: format!("no request is answered any more; the last time {why}"),
+            hint: self.asking.kept.into(),
+        })
     }
 
     /// Ends all asking.
@@ -333,7 +353,7 @@ impl Api {
 /// Where requests go, and the server's name: `/v1` is added to an address without a path.
 pub fn url(address: &str) -> Result<(String, String)> {
     let wrong = |what: &str| {
-        Error::usage(format!("`api` of `synthesize` {what}"))
+        Error::usage(format!("`api` {what}"))
             .with_hint("write the address that clients call the base, e.g. `http://127.0.0.1:8000/v1`")
     };
     // The address itself is not told: someone may have written a key into it.
@@ -379,6 +399,26 @@ fn answer(told: &Value) -> Option<Answer> {
     })
 }
 
+/// The key in an environment variable, with the variable's name; none where none is named.
+///
+/// # Errors
+/// A variable that is not set, or empty.
+pub fn key(name: Option<&str>) -> Result<Option<(String, String)>> {
+    let Some(name) = name else { return Ok(None) };
+    match std::env::var(name) {
+        Ok(key) if !key.trim().is_empty() => Ok(Some((name.to_owned(), key))),
+        _ => Err(Error::usage(format!("the environment variable {name}, which `key_env` names, holds no key"))
+            .with_hint(format!("`export {name}=…` before the run, or remove `key_env` where the server wants no key"))),
+    }
+}
+
+/// Whether a text can be the name of an environment variable; it may be a key that somebody wrote into a recipe.
+pub fn is_variable(name: &str) -> bool {
+    let mut letters = name.chars();
+    letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && letters.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a failing test should panic")]
 mod tests {
@@ -406,7 +446,7 @@ mod tests {
 
     #[test]
     fn what_a_server_tells_is_passed_on_unless_it_repeats_the_key_or_the_prompt() {
-        let asking = Asking { timeout: 1.0, retries: 0, backoff: 0.0 };
+        let asking = Asking { timeout: 1.0, retries: 0, backoff: 0.0, kept: "" };
         let api = Api::new("http://a.b", Some(("KEY".into(), "sk-0123456789".into())), asking).unwrap();
         let prompt = "Please write pairs about\n the river Danube in spring.";
         assert_eq!(api.harmless("the context\nis too long", prompt).unwrap(), "the context is too long");

@@ -12,8 +12,11 @@ use serde_json::{Value, json};
 /// A request.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// What is asked for.
     pub path: String,
+    /// The header of that name.
     pub authorization: String,
+    /// What was sent.
     pub body: Value,
     /// How many requests came before it.
     pub number: usize,
@@ -34,13 +37,18 @@ impl Request {
 
 /// What is sent back, and after how long.
 pub struct Reply {
+    /// The status.
     pub status: u16,
+    /// Further headers, each with its line break.
     pub headers: String,
+    /// What is sent.
     pub body: String,
+    /// How long it takes.
     pub after: Duration,
 }
 
 impl Reply {
+    /// A status with a body.
     pub fn status(status: u16, body: &str) -> Self {
         Self { status, headers: String::new(), body: body.into(), after: Duration::ZERO }
     }
@@ -55,13 +63,17 @@ impl Reply {
         Self::status(200, &body.to_string())
     }
 
+    /// The same after so long.
+    #[must_use]
     pub fn after(mut self, milliseconds: u64) -> Self {
         self.after = Duration::from_millis(milliseconds);
         self
     }
 }
 
+/// The server; it ends with the value.
 pub struct Server {
+    /// Where it is: `http://127.0.0.1:…`.
     pub address: String,
     seen: Arc<Mutex<Vec<Request>>>,
     stop: Arc<AtomicBool>,
@@ -69,6 +81,7 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts it; `reply` answers each request.
     pub fn new(reply: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());

@@ -1,26 +1,22 @@
 //! Cross-entropy on what the assistant says.
 
 use cupola_arch::Model;
-use cupola_artifact::{Context, Result};
+use cupola_artifact::Result;
 use cupola_ops::LossForm;
 use cupola_train::batching::{Layout, Rows, groups};
 use cupola_train::conversation::Example;
-use cupola_train::loader::Shuffle;
+use cupola_train::loader::Steps;
 use cupola_train::{Objective, Part};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Supervised fine-tuning: the mean negative log-likelihood of the learned tokens of each step's examples.
 pub struct Tuning {
     /// What is learned from.
     pub train: Vec<Example>,
-    /// What is measured on.
-    pub validation: Vec<Example>,
+    /// What is measured on, by name; the first is the stage's own data.
+    pub validation: Vec<(String, Vec<Example>)>,
     /// The order of the training examples.
-    pub shuffle: Shuffle,
-    /// Examples of a step.
-    pub batch_size: usize,
-    /// Examples of a forward pass.
-    pub micro_batch: Option<usize>,
+    pub steps: Steps,
     /// Smoothed labels.
     pub form: LossForm,
     /// How they are laid out.
@@ -40,16 +36,25 @@ fn lay_out(examples: &[&Example], most: Option<usize>, layout: Layout, pad: u32)
 }
 
 impl Tuning {
+    /// The mean negative log-likelihood of the learned tokens of some examples.
+    fn loss_of(&self, model: &Model, examples: &[Example]) -> Result<f64> {
+        let examples: Vec<&Example> = examples.iter().collect();
+        let parts = lay_out(&examples, self.steps.micro_batch, self.layout, self.pad);
+        let decoder = model.decoder()?;
+        let loss = |rows: &Rows| decoder.loss(&rows.batch, &rows.targets, &rows.weights(1.0));
+        let sum: f64 = parts.iter().map(|rows| f64::from(cupola_ops::scalar(&loss(rows)))).sum();
+        Ok(sum / Self::learned(&parts).max(1) as f64)
+    }
+
     fn learned(parts: &[Rows]) -> usize {
         parts.iter().map(Rows::learned).sum()
     }
 }
 
 impl Objective for Tuning {
-    fn begin_step(&mut self, _: u64) -> Result<usize> {
-        let chosen: Vec<usize> = (0..self.batch_size).map(|_| self.shuffle.draw()).collect();
-        let examples: Vec<&Example> = chosen.iter().map(|i| &self.train[*i]).collect();
-        self.parts = lay_out(&examples, self.micro_batch, self.layout, self.pad);
+    fn begin_step(&mut self, _: &Model, _: u64) -> Result<usize> {
+        let examples: Vec<&Example> = self.steps.draw().iter().map(|i| &self.train[*i]).collect();
+        self.parts = lay_out(&examples, self.steps.micro_batch, self.layout, self.pad);
         Ok(self.parts.len())
     }
 
@@ -61,17 +66,15 @@ impl Objective for Tuning {
     }
 
     fn evaluate(&mut self, model: &Model) -> Result<Vec<(String, f64)>> {
-        let examples: Vec<&Example> = self.validation.iter().collect();
-        let parts = lay_out(&examples, self.micro_batch, self.layout, self.pad);
-        let learned = Self::learned(&parts);
-        if learned == 0 {
-            return Ok(vec![]);
+        let mut out = vec![];
+        let named: Vec<&(String, Vec<Example>)> = self.validation.iter().filter(|(_, set)| !set.is_empty()).collect();
+        for (name, set) in &named {
+            let loss = self.loss_of(model, set)?;
+            let suffix = if named.len() == 1 { String::new() } else { format!("_{name}") };
+            out.push((format!("validation_loss{suffix}"), loss));
+            out.push((format!("perplexity{suffix}"), loss.exp()));
         }
-        let decoder = model.decoder()?;
-        let loss = |rows: &Rows| decoder.loss(&rows.batch, &rows.targets, &rows.weights(1.0));
-        let sum: f64 = parts.iter().map(|rows| f64::from(cupola_ops::scalar(&loss(rows)))).sum();
-        let loss = sum / learned as f64;
-        Ok(vec![("validation_loss".into(), loss), ("perplexity".into(), loss.exp())])
+        Ok(out)
     }
 
     fn flops_per_token(&self) -> f64 {
@@ -79,12 +82,10 @@ impl Objective for Tuning {
     }
 
     fn position(&self) -> Value {
-        json!(self.shuffle.position())
+        self.steps.position()
     }
 
     fn restore(&mut self, position: &Value) -> Result<()> {
-        let at = serde_json::from_value(position.clone()).context(|| "the checkpoint has no loader position".into())?;
-        self.shuffle.go_to(at);
-        Ok(())
+        self.steps.restore(position)
     }
 }

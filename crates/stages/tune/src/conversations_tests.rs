@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use burn::tensor::Device;
 use cupola_arch::Model;
 use cupola_artifact::Class;
-use cupola_artifact::stage::{Input, Progress, Silent};
+use cupola_artifact::stage::{Input, Progress, Silent, Stage};
 use cupola_nn::{Batch, Module};
 use cupola_ops::{scalar, to_vec};
 use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
 use cupola_train::Objective;
 use cupola_train::finetune::Method;
+use cupola_train::loader::Steps;
 
 use super::*;
+use crate::stage::TuneStage;
+use crate::tuning::Tuning;
 
 /// A folder with a tiny model and a few conversations.
 fn setup() -> TempDir {
@@ -70,11 +73,9 @@ fn tuning(dir: &TempDir, layout: Layout, micro_batch: Option<usize>) -> Tuning {
         .map(|r| Example::conversation(&tokenizer, &read_conversation(r, None).unwrap()).unwrap())
         .collect();
     Tuning {
-        shuffle: Shuffle::new(train.len(), 0),
-        validation: train[..3].to_vec(),
+        steps: Steps::new(train.len(), 0, 8, micro_batch),
+        validation: vec![("data".into(), train[..3].to_vec())],
         train,
-        batch_size: 8,
-        micro_batch,
         form: LossForm::default(),
         layout,
         pad: 259,
@@ -91,7 +92,7 @@ fn packed_and_padded_and_micro_batched_losses_and_gradients_are_equal() {
     let mut all = Vec::new();
     for (layout, micro) in [(Layout::Padded, None), (Layout::Packed(100), None), (Layout::Packed(256), Some(3))] {
         let mut objective = tuning(&dir, layout, micro);
-        let parts = objective.begin_step(0).unwrap();
+        let parts = objective.begin_step(&model, 0).unwrap();
         assert_eq!(parts, if micro.is_some() { 3 } else { 1 });
         let (mut loss, mut gradient) = (0.0, vec![0.0; 320 * 32]);
         for i in 0..parts {
@@ -116,7 +117,7 @@ fn smoothed_labels_change_what_is_learned_and_not_what_is_measured() {
     let figures = |smoothing: f32| {
         let mut objective = tuning(&dir, Layout::Packed(256), None);
         objective.form.label_smoothing = smoothing;
-        objective.begin_step(0).unwrap();
+        objective.begin_step(&model, 0).unwrap();
         let part = objective.part(&model, 0).unwrap();
         (scalar(&part.loss), objective.evaluate(&model).unwrap())
     };
@@ -135,7 +136,7 @@ fn what_the_user_says_is_not_learned() {
     let mut objective = tuning(&dir, Layout::Packed(256), None);
     let figures = objective.evaluate(&model).unwrap();
     let (mut sum, mut count) = (0.0, 0);
-    for example in &objective.validation {
+    for example in &objective.validation[0].1 {
         let n = example.inputs();
         let batch = Batch::causal(example.ids[..n].to_vec(), 1);
         let nll =
@@ -370,4 +371,26 @@ fn wrong_settings_are_usage_errors() {
     let stage = TuneStage.configure("model = 'm'\ndata = 'd'".parse().unwrap()).unwrap();
     let config = stage.effective_config();
     assert_eq!((&config["epochs"], &config["packing"], &config["format"]), (&json!(3.0), &json!(true), &json!("auto")));
+}
+
+#[test]
+fn tasks_are_mixed_by_weight_and_measured_each() {
+    let dir = setup();
+    let records = |word: &str, n: usize| -> String {
+        (0..n).map(|i| json!({"prompt": format!("{word} {i}"), "completion": word}).to_string() + "\n").collect()
+    };
+    std::fs::write(dir.join("data.jsonl"), records("ha", 30)).unwrap();
+    std::fs::write(dir.join("more.jsonl"), records("boo", 10)).unwrap();
+    let recipe = "epochs = 2\nbatch_size = 4\nlr = 3e-3\nvalidation_fraction = 0.2\nmix = [{ data = 'more.jsonl', name = 'boo', weight = 3 }]";
+    let report = run(&dir, recipe, "out", &Silent).unwrap();
+    for name in ["data", "boo"] {
+        let (before, after) = (format!("validation_loss_{name}_before"), format!("validation_loss_{name}"));
+        assert!(metric(&report, &after) < metric(&report, &before), "{name}");
+    }
+    // Weighed three times, ten records count as thirty: about as many steps as for twice the data, and more with even shares.
+    let alone =
+        run(&dir, "epochs = 2\nbatch_size = 4\nlr = 3e-3\nvalidation_fraction = 0.2", "alone", &Silent).unwrap();
+    assert!(metric(&report, "steps") > 1.7 * metric(&alone, "steps"));
+    let error = run(&dir, "mix = [{ data = 'more.jsonl', name = '' }]", "none", &Silent).unwrap_err();
+    assert!(error.to_string().contains("`name`"), "{error}");
 }
