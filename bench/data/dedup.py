@@ -7,7 +7,7 @@ import json
 from bench import peer
 from common import row
 
-NEEDS = ["datatrove[processing]==0.10.1", "spacy", "rensa==0.5.0", "datasketch==2.0.0", "zstandard"]
+NEEDS = ["datatrove[processing]==0.10.1", "spacy", "rensa==0.5.0", "datasketch==2.0.0", "orjson", "zstandard"]
 PEERS = ["rensa", "datasketch", "datatrove"]
 # Kinds of copies in the table of copies, and what they are called here.
 KINDS = {"exact 0.0": "exact copies", "near 0.02": "2% edited", "near 0.05": "5% edited", "near 0.1": "10% edited"}

@@ -21,7 +21,8 @@ def texts_of(path):
 def library(folder):
     from tokenizers import ByteLevelBPETokenizer
 
-    return ByteLevelBPETokenizer(str(Path(folder) / "vocab.json"), str(Path(folder) / "merges.txt"))
+    # The class itself, which has the fastest of its calls.
+    return ByteLevelBPETokenizer(str(Path(folder) / "vocab.json"), str(Path(folder) / "merges.txt"))._tokenizer
 
 
 def openai(folder):

@@ -19,6 +19,7 @@ mod loss;
 mod map;
 mod memory;
 mod min_hash;
+mod nf4;
 mod norm;
 mod optim;
 mod peak;
@@ -56,6 +57,7 @@ pub use loss::{
 };
 pub use memory::{Allocator, give_back_memory, keep_freed_memory, room};
 pub use min_hash::min_hash;
+pub use nf4::{NF4, NF4_BLOCK, NF4_NESTED, Nf4, Nf4Parts, dequantize_nf4, nf4_scale_codes, quantize_nf4};
 pub use norm::{Norm, NormGrads, NormSaved, NormStats, add_norm_forward, norm_backward, norm_forward};
 pub use optim::{
     Adafactor, AdamW, Lion, MUON_COEFFICIENTS, MUON_EPS, MUON_STEPS, Moment, Muon, Sgd, adafactor_matrix,

@@ -56,6 +56,9 @@ pub struct SamplingParams {
     /// setting.
     #[serde(skip)]
     pub logprobs: Option<usize>,
+    /// The adapter that writes, by its name; none is the model alone. Of one request, not a setting.
+    #[serde(skip)]
+    pub adapter: Option<String>,
 }
 
 impl Default for SamplingParams {
@@ -83,6 +86,7 @@ impl Default for SamplingParams {
             seed: None,
             ignore_eos: false,
             logprobs: None,
+            adapter: None,
         }
     }
 }

@@ -78,6 +78,12 @@ pub(crate) struct Logits {
 }
 
 impl Logits {
+    /// The same of a step whose sequences have these places in a larger one.
+    pub fn placed(mut self, places: &[usize]) -> Self {
+        self.owners.iter_mut().for_each(|owner| *owner = places[*owner]);
+        self
+    }
+
     /// The logits alone, one sequence after another.
     pub fn into_data(self) -> Vec<f32> {
         self.data

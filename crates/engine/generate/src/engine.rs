@@ -11,9 +11,9 @@ use cupola_artifact::{Context, Error, Result};
 use cupola_tokenizer::Tokenizer;
 
 use crate::worker::{Inbox, Submission, Worker};
-use crate::writer::{Limits, Writer};
+use crate::writer::{Limits, Writer, Writers};
 use crate::{AnswerBeams, Beam, BeamOptions, CachedBeams, beam_search};
-use crate::{EngineOptions, Event, FinishReason, Request, Sink, Stats, Usage};
+use crate::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink, Stats, Usage};
 
 /// Generates text for many callers at once with continuous batching (Yu et al. 2022, "Orca"): every step takes the next
 /// token of all running sequences and a share of the prompts that are new.
@@ -37,16 +37,27 @@ pub struct Generated {
     pub usage: Usage,
 }
 
+/// A finished text with its tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    /// The text.
+    pub generated: Generated,
+    /// Its tokens, an end token included.
+    pub ids: Vec<u32>,
+    /// How likely the model found each, before any setting changed the logits.
+    pub logprobs: Vec<f32>,
+}
+
 struct Handle {
     inbox: Arc<Inbox>,
     tokenizer: Tokenizer,
     options: EngineOptions,
-    limits: Limits,
+    writers: Writers,
     vocab_size: usize,
     stop_ids: Vec<u32>,
     worker: Mutex<Option<JoinHandle<()>>>,
-    /// For beam search, one at a time.
-    searcher: Mutex<Writer>,
+    /// Beam searches run one at a time.
+    searching: Mutex<()>,
 }
 
 impl Drop for Handle {
@@ -82,23 +93,37 @@ impl Engine {
     /// # Errors
     /// When no thread can be started, or a limit is zero.
     pub fn new(model: Model, tokenizer: Tokenizer, options: &EngineOptions) -> Result<Self> {
+        Self::with_adapters(model, &[], tokenizer, options)
+    }
+
+    /// The same with adapters by their names, each the model with one of them; a request chooses one in
+    /// [`crate::SamplingParams::adapter`], and all of them write at once.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; two adapters of one name.
+    pub fn with_adapters(
+        model: Model,
+        adapters: &[(String, Model)],
+        tokenizer: Tokenizer,
+        options: &EngineOptions,
+    ) -> Result<Self> {
         for (name, value) in [("max_batch", options.max_batch), ("prefill_chunk", options.prefill_chunk)] {
             if value == 0 {
                 return Err(Error::usage(format!("`{name}` must be at least 1")));
             }
         }
-        let writer = Writer::new(&model)?;
-        let (limits, vocab_size) = (writer.limits(), writer.vocab_size());
+        let writers = Writers::new(&model, adapters)?;
+        let vocab_size = writers.all()[0].vocab_size();
         let inbox = Arc::new(Inbox::default());
-        let searcher = Mutex::new(writer.clone());
-        let worker = Worker::new(writer, tokenizer.clone(), options.clone(), Arc::clone(&inbox));
+        let worker = Worker::new(writers.clone(), tokenizer.clone(), options.clone(), Arc::clone(&inbox));
         let stop_ids = worker.stop_ids().to_vec();
         let thread = std::thread::Builder::new()
             .name("generate".into())
             .spawn(move || worker.run())
             .context(|| "cannot start the generation thread".into())?;
         let (options, worker) = (options.clone(), Mutex::new(Some(thread)));
-        let handle = Handle { inbox, tokenizer, options, limits, vocab_size, stop_ids, worker, searcher };
+        let searching = Mutex::new(());
+        let handle = Handle { inbox, tokenizer, options, writers, vocab_size, stop_ids, worker, searching };
         Ok(Self { handle: Arc::new(handle) })
     }
 
@@ -111,7 +136,7 @@ impl Engine {
         self.send(request, sink, None)
     }
 
-    fn send(&self, request: Request, mut sink: Sink, ids: Option<Sender<u32>>) -> Result<()> {
+    fn send(&self, request: Request, mut sink: Sink, ids: Option<Sender<(u32, f32)>>) -> Result<()> {
         self.check(&request)?;
         if request.params.max_tokens == 0 {
             let usage = Usage { prompt_tokens: request.prompt.len(), ..Usage::default() };
@@ -135,7 +160,7 @@ impl Engine {
     }
 
     fn check(&self, request: &Request) -> Result<()> {
-        let Limits { sequence: limit, read } = self.handle.limits;
+        let Limits { sequence: limit, read } = self.writer(&request.params)?.limits();
         let tokens = request.prompt.len();
         if tokens == 0 {
             return Err(Error::usage("the prompt is empty"));
@@ -171,6 +196,16 @@ impl Engine {
     /// # Errors
     /// As [`Self::generate`], for the first that fails.
     pub fn generate_many(&self, requests: Vec<Request>, progress: &mut dyn FnMut(usize)) -> Result<Vec<Generated>> {
+        self.run_many(requests, progress, &mut || None)
+    }
+
+    /// The same; `ids` gives for each request, in their order, who takes its tokens.
+    fn run_many(
+        &self,
+        requests: Vec<Request>,
+        progress: &mut dyn FnMut(usize),
+        ids: &mut dyn FnMut() -> Option<Sender<(u32, f32)>>,
+    ) -> Result<Vec<Generated>> {
         let count = requests.len();
         let (sender, events) = channel();
         let mut texts = vec![String::new(); count];
@@ -179,7 +214,7 @@ impl Engine {
         let mut submit_next = || -> Result<()> {
             let Some((index, request)) = requests.next() else { return Ok(()) };
             let sender = sender.clone();
-            self.submit(request, Box::new(move |event| sender.send((index, event)).is_ok()))
+            self.send(request, Box::new(move |event| sender.send((index, event)).is_ok()), ids())
         };
         (0..count.min(self.handle.options.max_batch)).try_for_each(|_| submit_next())?;
         let mut done = 0;
@@ -207,15 +242,27 @@ impl Engine {
     /// # Errors
     /// As [`Self::generate`].
     pub fn generate_ids(&self, request: Request) -> Result<(Vec<u32>, FinishReason, Usage)> {
-        let ((id_sender, ids), (sender, events)) = (channel(), channel());
-        self.send(request, Box::new(move |event| sender.send(event).is_ok()), Some(id_sender))?;
-        loop {
-            match events.recv().context(|| "the generation engine has stopped".into())? {
-                Event::Text(_) | Event::Token(_) => {}
-                Event::Done(reason, usage) => return Ok((ids.try_iter().collect(), reason, usage)),
-                Event::Failed(message) => return Err(Error::failed(message)),
-            }
-        }
+        let all = self.sample_many(vec![request], &mut |_| {})?;
+        let only = all.into_iter().next().ok_or_else(|| Error::failed("the generation engine gave no answer"))?;
+        Ok((only.ids, only.generated.reason, only.generated.usage))
+    }
+
+    /// As [`Self::generate_many`] with the tokens of each answer.
+    ///
+    /// # Errors
+    /// As [`Self::generate`], for the first that fails.
+    pub fn sample_many(&self, requests: Vec<Request>, progress: &mut dyn FnMut(usize)) -> Result<Vec<Sampled>> {
+        let mut tokens = Vec::with_capacity(requests.len());
+        let texts = self.run_many(requests, progress, &mut || {
+            let (sender, receiver) = channel();
+            tokens.push(receiver);
+            Some(sender)
+        })?;
+        let sampled = texts.into_iter().zip(tokens).map(|(generated, tokens)| {
+            let (ids, logprobs) = tokens.try_iter().unzip();
+            Sampled { generated, ids, logprobs }
+        });
+        Ok(sampled.collect())
     }
 
     /// The best texts of a beam search for each prompt, best first. It runs on the caller's thread, beside what is
@@ -228,7 +275,8 @@ impl Engine {
         let mut options = options.clone();
         for prompt in prompts {
             self.check(&Request { prompt: prompt.clone(), params: options.params.clone() })?;
-            options.params.max_tokens = options.params.max_tokens.min(self.room(prompt.len()));
+            let room = self.writer(&options.params)?.limits().room(prompt.len());
+            options.params.max_tokens = options.params.max_tokens.min(room);
         }
         options.params.min_tokens = options.params.min_tokens.min(options.params.max_tokens);
         if !options.params.ignore_eos {
@@ -236,8 +284,8 @@ impl Engine {
             options.stop_ids.sort_unstable();
             options.stop_ids.dedup();
         }
-        let writer = self.handle.searcher.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*writer {
+        let _one_at_a_time = self.handle.searching.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.writer(&options.params)? {
             Writer::Decoder(decoder) => beam_search(&mut CachedBeams::new(decoder), prompts, &options),
             Writer::EncoderDecoder(network) => {
                 let (mut beams, starts) = AnswerBeams::new(network, prompts);
@@ -259,13 +307,19 @@ impl Engine {
 
     /// Tokens that prompt and answer may have together; where the prompt is read apart, one more than that may have.
     pub fn max_seq_len(&self) -> usize {
-        let Limits { sequence, read } = self.handle.limits;
+        let Limits { sequence, read } = self.handle.writers.all()[0].limits();
         read.map_or(sequence, |read| read + 1)
     }
 
-    /// Tokens that the answer to a prompt of so many may have.
-    fn room(&self, prompt: usize) -> usize {
-        self.handle.limits.room(prompt)
+    /// The names of the adapters that a request may choose.
+    pub fn adapters(&self) -> &[String] {
+        self.handle.writers.names()
+    }
+
+    /// What writes for a request.
+    fn writer(&self, params: &SamplingParams) -> Result<&Writer> {
+        let writers = &self.handle.writers;
+        Ok(&writers.all()[writers.place(params.adapter.as_deref())?])
     }
 }
 

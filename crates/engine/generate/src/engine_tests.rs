@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use cupola_artifact::Class;
+use cupola_nn::Module;
+use cupola_nn::adapters::{self, AdapterConfig};
 use cupola_testkit::{TempDir, tiny_llama_dir};
 
 use super::*;
-use crate::SamplingParams;
 
 fn engine_with(seed: u64, options: &EngineOptions) -> Engine {
     let dir = TempDir::new("engine");
@@ -40,6 +41,50 @@ fn an_answer_is_the_same_alone_and_in_company() {
         assert_eq!(many.usage.completion_tokens, 24);
         assert_eq!(many.reason, FinishReason::Length);
     }
+}
+
+#[test]
+fn requests_choose_their_adapters_and_write_at_once() {
+    let dir = TempDir::new("adapters");
+    tiny_llama_dir(dir.path(), 1);
+    let (model, tokenizer) = crate::load_model(dir.path(), &burn::tensor::Device::flex()).unwrap();
+    let with = |kind: &str, settings: serde_json::Value, seed: u64| {
+        let settings = settings.as_object().unwrap().clone();
+        let config = AdapterConfig::new(adapters::kind(kind).unwrap(), settings).unwrap();
+        let mut model = model.clone();
+        model.adapt(&config, seed).unwrap();
+        let names = model.adapter_names();
+        for mut param in model.params_mut().into_iter().filter(|p| names.iter().any(|name| name == p.name())) {
+            param
+                .update(|numbers| numbers.iter_mut().enumerate().for_each(|(i, x)| *x += (i as f32 * 1.7).sin() * 0.3));
+        }
+        model
+    };
+    let named = [
+        ("low".to_string(), with("lora", serde_json::json!({"r": 2}), 1)),
+        ("before".to_string(), with("prompt_tuning", serde_json::json!({"tokens": 3}), 2)),
+    ];
+    let engine = Engine::with_adapters(model.clone(), &named, tokenizer.clone(), &EngineOptions::default()).unwrap();
+    assert_eq!(engine.adapters(), ["low", "before"]);
+    let request = |adapter: Option<&str>, prompt: &str| {
+        let mut request = greedy(prompt, 12);
+        request.params.adapter = adapter.map(String::from);
+        request
+    };
+    let asked: Vec<(Option<&str>, &str)> =
+        [None, Some("low"), Some("before")].into_iter().flat_map(|a| [(a, "hello"), (a, "xy")]).collect();
+    let requests = asked.iter().map(|(adapter, prompt)| request(*adapter, prompt)).collect();
+    let together = engine.generate_many(requests, &mut |_| {}).unwrap();
+    for ((adapter, prompt), got) in asked.iter().zip(&together) {
+        let own = named.iter().find(|(name, _)| Some(name.as_str()) == *adapter).map_or(&model, |(_, model)| model);
+        let alone = Engine::new(own.clone(), tokenizer.clone(), &EngineOptions::default()).unwrap();
+        assert_eq!(got.text, alone.generate(greedy(prompt, 12)).unwrap().0, "{adapter:?}");
+    }
+    assert!(together[0].text != together[2].text && together[2].text != together[4].text);
+    let error = engine.generate(request(Some("lo"), "x")).unwrap_err();
+    assert!(error.to_string().contains("no adapter called `lo`") && error.hint().unwrap().contains("`low`"), "{error}");
+    let twice = [named[0].clone(), named[0].clone()];
+    assert!(Engine::with_adapters(model, &twice, tokenizer, &EngineOptions::default()).is_err());
 }
 
 /// Requests whose settings all differ.

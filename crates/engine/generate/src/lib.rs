@@ -33,7 +33,7 @@ mod writer;
 pub use api::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink, Stats, TokenLogprob, Usage};
 pub use beam::{Beam, BeamModel, BeamOptions, EarlyStopping, beam_search};
 pub use cached_beams::{AnswerBeams, CachedBeams};
-pub use engine::{Engine, Generated};
+pub use engine::{Engine, Generated, Sampled};
 pub use load::{is_encoder, load_model, load_reader, load_to_change};
 pub use reader::{Filling, Reader, Reads};
 pub use sampler::Sampler;

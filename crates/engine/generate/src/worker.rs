@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use cupola_tokenizer::{StreamDecoder, Tokenizer};
 
-use crate::batch::{Slot, share, step};
+use crate::batch::{Logits, Slot, share, step};
 use crate::logprobs::token_logprob;
 use crate::sampler::Sampler;
 use crate::stop::StopFilter;
-use crate::writer::Writer;
+use crate::writer::{Writer, Writers};
 use crate::{EngineOptions, Event, FinishReason, Request, SamplingParams, Sink, Stats, Usage};
 
 /// What a sequence is told when the engine goes away under it.
@@ -22,8 +22,8 @@ const STOPPED: &str = "the generation engine was shut down";
 pub(crate) struct Submission {
     pub request: Request,
     pub sink: Sink,
-    /// Takes the token ids as well, if somebody wants them.
-    pub ids: Option<Sender<u32>>,
+    /// Takes the token ids with their log-probabilities as well, if somebody wants them.
+    pub ids: Option<Sender<(u32, f32)>>,
     /// The seed, chosen at random when the request gives none.
     pub seed: u64,
     pub submitted: Instant,
@@ -64,6 +64,8 @@ enum Ending {
 /// A sequence under way.
 struct Active {
     slot: Slot,
+    /// Which of the writers it has.
+    writer: usize,
     prompt_len: usize,
     /// Tokens of the sequence before the first that was generated.
     begun: usize,
@@ -73,7 +75,7 @@ struct Active {
     text: Option<StreamDecoder>,
     stops: StopFilter,
     sink: Sink,
-    ids: Option<Sender<u32>>,
+    ids: Option<Sender<(u32, f32)>>,
     submitted: Instant,
     first_token: Option<Instant>,
 }
@@ -100,8 +102,12 @@ impl Active {
         };
         self.first_token.get_or_insert_with(Instant::now);
         self.slot.push(token);
-        if self.ids.as_ref().is_some_and(|ids| ids.send(token).is_err()) {
-            return Some(Ending::Done(FinishReason::Cancelled));
+        if let Some(ids) = &self.ids {
+            match token_logprob(logits, token, 0) {
+                Ok(told) if ids.send((token, told.logprob)).is_ok() => {}
+                Ok(_) => return Some(Ending::Done(FinishReason::Cancelled)),
+                Err(error) => return Some(Ending::Failed(error.chain())),
+            }
         }
         if !self.params.ignore_eos && stop_ids.contains(&token) {
             return Some(self.flush(FinishReason::Stop));
@@ -165,7 +171,7 @@ impl Active {
 
 /// The worker's own state.
 pub(crate) struct Worker {
-    writer: Writer,
+    writers: Writers,
     tokenizer: Tokenizer,
     options: EngineOptions,
     stop_ids: Vec<u32>,
@@ -174,10 +180,10 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub fn new(writer: Writer, tokenizer: Tokenizer, options: EngineOptions, inbox: Arc<Inbox>) -> Self {
+    pub fn new(writers: Writers, tokenizer: Tokenizer, options: EngineOptions, inbox: Arc<Inbox>) -> Self {
         let mut stop_ids = tokenizer.stop_ids().to_vec();
-        stop_ids.extend(writer.eos());
-        Self { writer, tokenizer, options, stop_ids, inbox, active: Vec::new() }
+        stop_ids.extend(writers.all()[0].eos());
+        Self { writers, tokenizer, options, stop_ids, inbox, active: Vec::new() }
     }
 
     /// The tokens that end a text.
@@ -214,8 +220,11 @@ impl Worker {
         let Submission { request, sink, ids, seed, submitted } = submission;
         let Request { prompt, params } = request;
         let prompt_len = prompt.len();
-        let slot = self.writer.slot(prompt);
+        // The engine has looked whether there is such an adapter.
+        let writer = self.writers.place(params.adapter.as_deref()).unwrap_or_default();
+        let slot = self.writers.all()[writer].slot(prompt);
         Active {
+            writer,
             prompt_len,
             begun: slot.len(),
             sampler: Sampler::new(&params, seed).with_prompt(slot.tokens(), &self.stop_ids),
@@ -238,18 +247,19 @@ impl Worker {
         let prompt_tokens =
             self.active.iter().zip(&rows).filter(|(a, _)| a.generated() == 0).map(|(_, rows)| rows).sum();
         let started = Instant::now();
-        let mut slots: Vec<&mut Slot> = self.active.iter_mut().map(|a| &mut a.slot).collect();
-        let logits = catch_unwind(AssertUnwindSafe(|| step(&self.writer, &mut slots, &rows)));
+        let (writers, active) = (self.writers.all(), &mut self.active);
+        let logits = catch_unwind(AssertUnwindSafe(|| forward(writers, active, &rows)));
         let busy = started.elapsed().as_secs_f64();
         let mut endings: Vec<(usize, Ending)> = Vec::new();
         let mut generated = 0;
         match &logits {
             Ok(logits) => {
-                generated = logits.owners.len();
-                let max_seq_len = self.writer.limits().sequence;
-                for (i, row) in logits.iter() {
+                for (i, row) in logits.iter().flat_map(Logits::iter) {
+                    generated += 1;
+                    let max_seq_len = self.writers.all()[self.active[i].writer].limits().sequence;
                     endings.extend(self.active[i].advance(row, &self.stop_ids, max_seq_len).map(|e| (i, e)));
                 }
+                endings.sort_by_key(|(i, _)| *i);
             }
             // All of them were in this step, and their caches are half written.
             Err(panic) => {
@@ -280,6 +290,17 @@ impl Worker {
         stats.busy_seconds += busy;
         stats.cache_bytes = self.active.iter().map(|a| a.slot.cache_bytes()).sum();
     }
+}
+
+/// A forward pass for each of the writers that sequences have: those of one writer go together.
+fn forward(writers: &[Writer], active: &mut [Active], rows: &[usize]) -> Vec<Logits> {
+    let of_writer = |(place, writer): (usize, &Writer)| {
+        let own: Vec<usize> = (0..active.len()).filter(|i| active[*i].writer == place).collect();
+        let rows: Vec<usize> = own.iter().map(|i| rows[*i]).collect();
+        let mut slots: Vec<&mut Slot> = active.iter_mut().filter(|a| a.writer == place).map(|a| &mut a.slot).collect();
+        (!slots.is_empty()).then(|| step(writer, &mut slots, &rows).placed(&own))
+    };
+    writers.iter().enumerate().filter_map(of_writer).collect()
 }
 
 impl Drop for Worker {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use cupola_arch::{Model, Network};
-use cupola_artifact::Result;
+use cupola_artifact::{Error, Result, unknown_name};
 use cupola_nn::{Cache, Decoder, EncoderDecoder, Step};
 
 use crate::batch::Slot;
@@ -120,6 +120,54 @@ impl Writer {
             Self::Decoder(network) => Slot::new(network, prompt),
             Self::EncoderDecoder(network) => Slot::answer(network, prompt),
         }
+    }
+}
+
+/// A model and the same with adapters, which share its memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Writers {
+    all: Vec<Writer>,
+    /// The adapters' names; the model itself has none and comes first.
+    names: Vec<String>,
+}
+
+impl Writers {
+    /// A model and the same with adapters, by their names.
+    ///
+    /// # Errors
+    /// A model that does not write; two adapters of one name.
+    pub fn new(model: &Model, adapters: &[(String, Model)]) -> Result<Self> {
+        let (mut all, mut names) = (vec![Writer::new(model)?], vec![]);
+        for (name, model) in adapters {
+            if names.contains(name) {
+                return Err(Error::usage(format!("two adapters are called `{name}`")));
+            }
+            all.push(Writer::new(model)?);
+            names.push(name.clone());
+        }
+        Ok(Self { all, names })
+    }
+
+    /// All of them, the model itself first.
+    pub fn all(&self) -> &[Writer] {
+        &self.all
+    }
+
+    /// The adapters' names.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The place of the one with an adapter, or of the model itself.
+    ///
+    /// # Errors
+    /// A name that no adapter has.
+    pub fn place(&self, adapter: Option<&str>) -> Result<usize> {
+        let Some(name) = adapter else { return Ok(0) };
+        self.names.iter().position(|known| known == name).map(|place| place + 1).ok_or_else(|| {
+            let known: Vec<&str> = self.names.iter().map(String::as_str).collect();
+            unknown_name(&format!("there is no adapter called `{name}`"), name, "adapter", &known)
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use cupola_nn::Batch;
 use cupola_ops::IGNORE;
 
@@ -90,6 +90,38 @@ impl Rows {
         vec![weight as f32; self.targets.len()].into()
     }
 
+    /// 1 at the learned tokens of each example, `[examples, B · T]`.
+    pub fn members(&self, device: &Device) -> Tensor<2> {
+        let n = self.owners.len();
+        let mut members = vec![0.0; self.examples * n];
+        for (t, (owner, target)) in self.owners.iter().zip(self.targets.iter()).enumerate() {
+            if let Some(i) = owner.filter(|_| *target != IGNORE) {
+                members[i * n + t] = 1.0;
+            }
+        }
+        cupola_ops::from_vec(members, [self.examples, n], device)
+    }
+
+    /// Numbers of each example's learned tokens where those are, `[B · T]`; 0 elsewhere.
+    pub fn place(&self, numbers: &[&[f32]]) -> Vec<f32> {
+        let mut rest: Vec<std::slice::Iter<'_, f32>> = numbers.iter().map(|own| own.iter()).collect();
+        let of = |(owner, target): (&Option<usize>, &i32)| {
+            owner.filter(|_| *target != IGNORE).and_then(|i| rest[i].next().copied()).unwrap_or(0.0)
+        };
+        self.owners.iter().zip(self.targets.iter()).map(of).collect()
+    }
+
+    /// What [`Self::place`] would have placed: the numbers of each example's learned tokens out of `[B · T]`.
+    pub fn collect(&self, numbers: &[f32]) -> Vec<Vec<f32>> {
+        let mut out = vec![vec![]; self.examples];
+        for ((owner, target), number) in self.owners.iter().zip(self.targets.iter()).zip(numbers) {
+            if let Some(i) = owner.filter(|_| *target != IGNORE) {
+                out[i].push(*number);
+            }
+        }
+        out
+    }
+
     /// Adds up each example's share of one number for each token: `[B · T]` to `[examples]`, on the tape, as a product
     /// with a constant matrix.
     pub fn sums(&self, values: Tensor<1>) -> Tensor<1> {
@@ -155,5 +187,9 @@ mod tests {
         let device = burn::tensor::Device::flex();
         let sums = packed.sums(cupola_ops::from_vec(vec![1.0, 2.0, 4.0], [3], &device));
         assert_eq!(cupola_ops::to_vec(&sums), [3.0, 4.0]);
+        assert_eq!(packed.place(&[&[7.0], &[8.0]]), [0.0, 7.0, 8.0]);
+        assert_eq!(packed.collect(&[1.0, 2.0, 4.0]), [[2.0], [4.0]]);
+        let members = cupola_ops::to_vec(&packed.members(&device).reshape([6]));
+        assert_eq!(members, [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
     }
 }

@@ -3,6 +3,7 @@
 mod alpaca;
 mod messages;
 mod prompt_completion;
+mod sharegpt;
 
 use std::path::Path;
 
@@ -23,7 +24,8 @@ pub trait Format: Sync {
 }
 
 /// Every format, in the order in which a record is compared with them.
-pub const ALL: &[&dyn Format] = &[&messages::Messages, &alpaca::Alpaca, &prompt_completion::PromptCompletion];
+pub const ALL: &[&dyn Format] =
+    &[&messages::Messages, &alpaca::Alpaca, &prompt_completion::PromptCompletion, &sharegpt::ShareGpt];
 
 /// Finds the format by its name; `auto` is none: each record is looked at.
 ///
@@ -76,8 +78,9 @@ pub fn read_conversation(record: &Record, format: Option<&dyn Format>) -> Result
     let format = found.ok_or_else(|| {
         let keys: Vec<String> =
             record.value.as_object().into_iter().flatten().map(|(key, _)| format!("`{key}`")).collect();
-        wrong(record, &format!("a record with {} is no conversation", keys.join(", ")))
-            .with_hint("known are `messages`; `instruction`, `input`, `output`; `prompt`, `completion`")
+        wrong(record, &format!("a record with {} is no conversation", keys.join(", "))).with_hint(
+            "known are `messages`; `instruction`, `input`, `output`; `prompt`, `completion`; `conversations`",
+        )
     })?;
     let messages = format.read(&record.value).map_err(|what| wrong(record, &what))?;
     match messages.iter().any(|m| m.role == "assistant") {

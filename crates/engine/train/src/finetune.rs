@@ -1,11 +1,17 @@
 //! What all stages share that start from a finished model: settings, which parameters are trained, what is written.
 
-use cupola_arch::{Model, save_adapter};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use cupola_arch::{Model, adapter_parameters, mergeable, save_adapter, virtual_tokens};
 use cupola_artifact::stage::{Input, Plan, PlanInputs, Reference, StageContext};
 use cupola_artifact::{Context, Error, Result, human_count, parse_config, unknown_name, write_atomic};
-use cupola_nn::{LoraConfig, Module, StackSpec};
+use cupola_nn::adapters::{self, AdapterConfig, AdapterKind, Stands};
+use cupola_nn::{Module, StackSpec};
 use cupola_tokenizer::Tokenizer;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::conversation::Holdout;
@@ -14,14 +20,67 @@ use crate::schedule::ScheduleConfig;
 use crate::{Objective, PrecisionSetting, TrainIo, TrainSettings, TrainSummary, train};
 
 /// Which parameters are trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Default)]
 pub enum Method {
     /// All of them.
     #[default]
     Full,
-    /// Low-rank adapters beside the weights (Hu et al. 2021), merged at the end.
-    Lora,
+    /// Those of an adapter, while the model's own stay.
+    Adapter(&'static dyn AdapterKind),
+}
+
+/// What [`Method::Full`] is called.
+const FULL: &str = "full";
+
+impl Method {
+    /// Its name in recipes.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Method::Full => FULL,
+            Method::Adapter(kind) => kind.name(),
+        }
+    }
+
+    /// The names of all.
+    pub fn names() -> &'static [&'static str] {
+        static NAMES: LazyLock<Vec<&'static str>> =
+            LazyLock::new(|| [FULL].into_iter().chain(adapters::ALL.iter().map(|kind| kind.name())).collect());
+        &NAMES
+    }
+}
+
+impl std::fmt::Debug for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for Method {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Method {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        match adapters::kind(&name) {
+            Ok(kind) => Ok(Method::Adapter(kind)),
+            Err(_) if name == FULL => Ok(Method::Full),
+            Err(_) => Err(D::Error::unknown_variant(&name, Self::names())),
+        }
+    }
+}
+
+/// What the weights become that an adapter stands beside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantize {
+    /// They stay as they are.
+    #[default]
+    None,
+    /// Four-bit numbers (Dettmers et al. 2023, "QLoRA").
+    Nf4,
 }
 
 /// The settings that tuning and alignment have in common.
@@ -34,10 +93,12 @@ pub struct FineTune {
     pub data: String,
     /// A system message for conversations that have none.
     pub system: Option<String>,
-    /// All parameters (`full`) or adapters (`lora`).
+    /// What is trained: all parameters (`full`), or an adapter of some kind.
     pub method: Method,
-    /// The adapters of the method `lora`.
-    pub lora: LoraConfig,
+    /// The adapter's settings.
+    pub adapter: Map<String, Value>,
+    /// What the frozen weights become beside an adapter.
+    pub quantize: Quantize,
     /// How often each record is learned from.
     pub epochs: f64,
     /// Records of one optimizer step.
@@ -79,7 +140,8 @@ impl Default for FineTune {
             data: String::new(),
             system: None,
             method: Method::Full,
-            lora: LoraConfig::default(),
+            adapter: Map::new(),
+            quantize: Quantize::None,
             epochs: 1.0,
             batch_size: 16,
             micro_batch: None,
@@ -152,10 +214,28 @@ impl FineTune {
         if !(self.weight_decay >= 0.0 && self.clip >= 0.0) {
             return wrong("`weight_decay` and `clip` must not be negative");
         }
-        if self.method == Method::Lora && (self.lora.r == 0 || self.lora.target_modules.is_empty()) {
-            return wrong("`lora.r` must be at least 1 and `lora.target_modules` must name layers");
+        if matches!(self.method, Method::Full) {
+            if !self.adapter.is_empty() {
+                return wrong("`method = \"full\"` has no `adapter` settings")
+                    .map_err(|e| e.with_hint(format!("name a kind in `method`: {}", Method::names()[1..].join(", "))));
+            }
+            if self.quantize != Quantize::None {
+                return wrong("`quantize` needs weights that stay as they are, and `method = \"full\"` trains them");
+            }
         }
+        self.adapter_config().map_err(|e| e.wrap(format!("[{section}.adapter]")))?;
         self.schedule_for(1).ratio(0, 1).map(|_| ())
+    }
+
+    /// The adapter; none where all parameters are trained.
+    ///
+    /// # Errors
+    /// A setting that the kind does not have, or that is out of its range.
+    pub fn adapter_config(&self) -> Result<Option<AdapterConfig>> {
+        match self.method {
+            Method::Full => Ok(None),
+            Method::Adapter(kind) => AdapterConfig::new(kind, self.adapter.clone()).map(Some),
+        }
     }
 
     /// The model and the data.
@@ -169,17 +249,21 @@ impl FineTune {
         ((self.epochs * examples as f64 / self.batch_size as f64).ceil() as u64).max(1)
     }
 
-    /// The peak learning rate, and why: `scale / d_model` unless it is set, ten times that for adapters.
+    /// The peak learning rate, and why: `scale / d_model` unless it is set, so many times that for adapters.
     ///
     /// Adam's best learning rate for hidden matrices falls with the width (Yang et al. 2022, "Tensor Programs V"), and
-    /// that of adapters is about ten times that of all parameters (Schulman et al. 2025, "LoRA Without Regret").
+    /// that of LoRA is about ten times that of all parameters (Schulman et al. 2025, "LoRA Without Regret"); other kinds
+    /// say theirs in [`AdapterKind::lr_factor`].
     pub fn peak_lr(&self, scale: f64, spec: &StackSpec) -> (f64, String) {
         if let Some(lr) = self.lr {
             return (lr, format!("lr {lr:.1e} (set)"));
         }
         let (factor, rule) = match self.method {
             Method::Full => (1.0, format!("{scale} / d_model {}", spec.d_model)),
-            Method::Lora => (10.0, format!("10 · {scale} / d_model {}, for adapters", spec.d_model)),
+            Method::Adapter(kind) => {
+                let factor = kind.lr_factor();
+                (factor, format!("{factor} · {scale} / d_model {}, for {}", spec.d_model, kind.name()))
+            }
         };
         let lr = factor * scale / spec.d_model as f64;
         (lr, format!("lr {lr:.1e} ({rule})"))
@@ -192,7 +276,9 @@ impl FineTune {
 
     /// How long examples may be.
     pub fn context_len(&self, spec: &StackSpec) -> usize {
-        self.max_seq_len.map_or(spec.max_seq_len, |len| len.min(spec.max_seq_len))
+        let before = self.adapter_config().ok().flatten().map_or(0, |config| virtual_tokens(&config));
+        let room = spec.max_seq_len.saturating_sub(before);
+        self.max_seq_len.map_or(room, |len| len.min(room))
     }
 
     /// Marks what is trained, with fresh adapters where the method has any; gives back how many numbers.
@@ -200,37 +286,38 @@ impl FineTune {
     /// # Errors
     /// A quantized model; layers for adapters that it does not have.
     pub fn prepare(&self, model: &mut Model, seed: u64) -> Result<u64> {
-        model.merge_lora()?;
-        let numbers = |model: &mut Model, trained: bool| {
-            let params = model.params_mut();
-            params.iter().filter(|p| !trained || p.trainable()).map(|p| p.numel() as u64).sum::<u64>()
-        };
-        if numbers(model, false) < model.spec().parameters() {
-            return Err(Error::failed("the model's weights are quantized and cannot be trained")
-                .with_hint("train the model first and compress it afterwards"));
+        model.merge_adapter()?;
+        let config = self.adapter_config()?;
+        if model.is_quantized() && (config.is_none() || !model.is_nf4()) {
+            return Err(Error::failed("the model's weights are quantized and cannot be trained").with_hint(
+                "train the model first and compress it afterwards, or train an adapter beside weights in nf4",
+            ));
+        }
+        if self.quantize == Quantize::Nf4 && !model.is_nf4() {
+            model.quantize_nf4();
         }
         model.network.set_precision(self.precision.resolve());
         model.set_recompute(self.activation_checkpointing)?;
-        match self.method {
-            Method::Full => model.set_trainable(|_| true),
-            Method::Lora => {
-                if model.adapt(&self.lora, seed)? == 0 {
-                    let names = self.lora.target_modules.join(", ");
-                    return Err(Error::usage(format!(
-                        "the model has no layers called {names} (`lora.target_modules`)"
-                    ))
-                    .with_hint("a Llama has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; a GPT-2 q_proj, k_proj, v_proj, c_proj, c_fc"));
+        match config {
+            None => model.set_trainable(|_| true),
+            Some(config) => {
+                if self.activation_checkpointing && matches!(config.adapter.stands(), Stands::Prefix(_)) {
+                    return Err(Error::usage("`activation_checkpointing` does not go with keys before the text")
+                        .with_hint("leave it out, or choose a smaller `micro_batch`"));
                 }
-                model.set_trainable(|p| p.name().contains(".lora_"));
+                model.adapt(&config, seed)?;
+                let names: BTreeSet<String> = model.adapter_names().into_iter().collect();
+                model.set_trainable(|param| names.contains(param.name()));
             }
         }
-        Ok(numbers(model, true))
+        let trained = model.params_mut().iter().filter(|p| p.trainable()).map(|p| p.numel() as u64).sum();
+        Ok(trained)
     }
 
     /// Floating-point operations of training on one token, of which training all parameters takes `full`: with adapters,
     /// the gradients of the weights themselves, a third of the whole, are not computed.
     pub fn training_flops(&self, full: f64) -> f64 {
-        if self.method == Method::Lora { full * 2.0 / 3.0 } else { full }
+        if matches!(self.method, Method::Full) { full } else { full * 2.0 / 3.0 }
     }
 
     /// Evaluates, trains, evaluates; gives back the figures from before as well.
@@ -266,18 +353,26 @@ impl FineTune {
         Ok((before, train(model, objective, &settings, &io)?))
     }
 
-    /// Writes the model's directory; with adapters also `adapter/` in PEFT's layout, and the model has them merged.
+    /// Writes the model's directory; with adapters also `adapter/` in PEFT's layout, and the model has them merged. Where an
+    /// adapter cannot be merged, the directory is its own, and names its base.
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, model: &mut Model, tokenizer: &Tokenizer, context: &StageContext<'_>) -> Result<()> {
         model.set_trainable(|_| false);
-        if self.method == Method::Lora {
-            let base = adapter_base(context.input("model")?)?;
-            save_adapter(model, &self.lora, &base, &context.dir.join("adapter"))?;
-            model.merge_lora()?;
+        let merges = model.is_mergeable();
+        if model.adapted().is_some() {
+            let (place, base) = if merges { ("adapter", "../..") } else { ("", "..") };
+            let base = adapter_base(context.input("model")?, base)?;
+            save_adapter(model, &base, &context.dir.join(place))?;
         }
-        model.save(context.dir)?;
+        if merges {
+            if model.adapted().is_some() && model.is_quantized() {
+                model.dequantize();
+            }
+            model.merge_adapter()?;
+            model.save(context.dir)?;
+        }
         tokenizer.save(context.dir)?;
         // A chat also ends where a turn does.
         let (bos, own, pad) = model.spec().special();
@@ -287,6 +382,19 @@ impl FineTune {
         let text =
             serde_json::to_string_pretty(&generation).context(|| "cannot write generation_config.json".into())?;
         write_atomic(&context.dir.join("generation_config.json"), format!("{text}\n").as_bytes())
+    }
+
+    /// The share of a model's parameters that is trained: exact where the model is there to be looked at.
+    fn trained_share(&self, model: Option<&Path>) -> (f64, Option<u64>) {
+        let Ok(Some(config)) = self.adapter_config() else { return (1.0, None) };
+        let exact = model.and_then(|path| {
+            let (family, spec) = Model::read_family(path).ok()?;
+            Some((adapter_parameters(family, &spec, &config).ok()?, spec.parameters()))
+        });
+        match exact {
+            Some((trained, all)) => (trained as f64 / all as f64, Some(trained)),
+            None => (0.05, None),
+        }
     }
 
     /// What training would cost; `passes` are the forward passes without gradients on the training data.
@@ -303,26 +411,34 @@ impl FineTune {
             find("data").and_then(|(input, _)| std::fs::metadata(&input.path).ok()).map_or(1e6, |m| m.len() as f64);
         // About four bytes to a token; a training pass is worth three forward passes, with adapters two.
         let tokens = bytes / 4.0;
-        let train = if self.method == Method::Lora { 4.0 } else { 6.0 };
+        let train = if matches!(self.method, Method::Full) { 6.0 } else { 4.0 };
         let flops = parameters * tokens * (train * self.epochs + 2.0 * passes);
-        let trained = if self.method == Method::Lora { 0.05 } else { 1.0 };
+        let (trained, count) = self.trained_share(find("model").map(|(input, _)| input.path.as_path()));
+        let count = count.or(matches!(self.method, Method::Full).then_some(parameters as u64)).filter(|n| *n > 0);
+        facts.extend(count.map(|n| ("trainable_parameters".to_string(), n as f64)));
+        // Numbers in four bits with their scales.
+        let bytes_per_weight = if self.quantize == Quantize::Nf4 { 0.53 } else { 4.0 };
+        let merges = !matches!(self.adapter_config(), Ok(Some(config)) if !mergeable(&config));
         Plan {
             facts,
             flops,
             // Weights, and for what is trained its gradient and Adam's two moments; activations of a micro-batch.
-            memory_bytes: parameters * (4.0 + 16.0 * trained) + 3e8,
-            disk_bytes: 4.0 * parameters * (1.0 + trained * 0.1),
+            memory_bytes: parameters * (bytes_per_weight + 16.0 * trained) + 3e8,
+            disk_bytes: 4.0 * parameters * (if merges { 1.0 } else { 0.0 } + trained * 0.1),
             // Short rows reach about a quarter of the peak.
             seconds: flops / (0.25 * inputs.peak_flops.max(1.0)) + 1.0,
-            notes: vec![format!("about {} tokens, {} epochs", human_count(tokens), self.epochs)],
+            notes: [format!("about {} tokens, {} epochs", human_count(tokens), self.epochs)]
+                .into_iter()
+                .chain(count.map(|n| format!("{n} parameters are trained ({})", self.method.name())))
+                .collect(),
         }
     }
 }
 
-/// Where an adapter's base is: a stage's artifact beside ours, relative to `<artifact>/adapter`; else its full path.
-fn adapter_base(model: &Input) -> Result<String> {
+/// Where an adapter's base is: a stage's artifact beside ours, `up` from the adapter; else its full path.
+fn adapter_base(model: &Input, up: &str) -> Result<String> {
     if let (Some(_), Some(name)) = (&model.kind, model.path.file_name()) {
-        return Ok(format!("../../{}", name.to_string_lossy()));
+        return Ok(format!("{up}/{}", name.to_string_lossy()));
     }
     let path = model.path.canonicalize().context(|| format!("cannot find {}", model.path.display()))?;
     Ok(path.display().to_string())

@@ -9,6 +9,7 @@ mod memory;
 pub mod metrics;
 pub mod optim;
 mod precision;
+mod ranks;
 pub mod schedule;
 mod trainer;
 

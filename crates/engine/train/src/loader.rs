@@ -58,7 +58,12 @@ impl Shuffle {
 /// The records of each step, in random order, divided among forward passes.
 #[derive(Clone, Debug)]
 pub struct Steps {
-    shuffle: Shuffle,
+    /// Each set of records, and the number of its first.
+    sets: Vec<(usize, Shuffle)>,
+    /// The share of the draws that each set and those before it get.
+    shares: Vec<f64>,
+    seed: u64,
+    drawn: u64,
     /// Records of a step.
     pub batch_size: usize,
     /// Records of a forward pass; not set, as many as have a certain number of tokens.
@@ -68,12 +73,43 @@ pub struct Steps {
 impl Steps {
     /// Steps through `len` records; `len` is at least 1.
     pub fn new(len: usize, seed: u64, batch_size: usize, micro_batch: Option<usize>) -> Self {
-        Self { shuffle: Shuffle::new(len, seed), batch_size, micro_batch }
+        Self::mixed(&[(len, 1.0)], seed, batch_size, micro_batch)
+    }
+
+    /// Steps through several sets of records, numbered one after another, each with the number of its records (at least 1)
+    /// and its weight: a record is drawn from a set as often as its weight is of all. Within a set each record comes once
+    /// before any comes again.
+    pub fn mixed(sets: &[(usize, f64)], seed: u64, batch_size: usize, micro_batch: Option<usize>) -> Self {
+        let total: f64 = sets.iter().map(|(_, weight)| weight).sum();
+        let (mut first, mut share) = (0, 0.0);
+        let (mut all, mut shares) = (vec![], vec![]);
+        for (i, (len, weight)) in sets.iter().enumerate() {
+            // The first set alone is drawn from as it always was.
+            all.push((first, Shuffle::new(*len, seed.wrapping_add(i as u64))));
+            first += len;
+            share += weight / total;
+            shares.push(share);
+        }
+        Self { sets: all, shares, seed, drawn: 0, batch_size, micro_batch }
     }
 
     /// The next step's records.
     pub fn draw(&mut self) -> Vec<usize> {
-        (0..self.batch_size).map(|_| self.shuffle.draw()).collect()
+        (0..self.batch_size).map(|_| self.draw_one()).collect()
+    }
+
+    fn draw_one(&mut self) -> usize {
+        let last = self.sets.len() - 1;
+        let set = match last {
+            0 => 0,
+            _ => {
+                let draw = Rng::new(self.seed, &format!("set {}", self.drawn)).uniform();
+                self.shares.iter().position(|share| draw < *share).unwrap_or(last)
+            }
+        };
+        self.drawn += 1;
+        let (first, shuffle) = &mut self.sets[set];
+        *first + shuffle.draw()
     }
 
     /// The next step's records by forward pass; `length` tells a record's tokens.
@@ -85,7 +121,8 @@ impl Steps {
 
     /// Where it is, for a checkpoint.
     pub fn position(&self) -> Value {
-        json!(self.shuffle.position())
+        let sets: Vec<Position> = self.sets.iter().map(|(_, shuffle)| shuffle.position()).collect();
+        json!({"drawn": self.drawn, "sets": sets})
     }
 
     /// Goes to where a checkpoint was.
@@ -93,14 +130,18 @@ impl Steps {
     /// # Errors
     /// A checkpoint without a position.
     pub fn restore(&mut self, position: &Value) -> Result<()> {
-        let at = serde_json::from_value(position.clone()).context(|| "the checkpoint has no loader position".into())?;
-        self.shuffle.go_to(at);
+        let none = || "the checkpoint has no loader position".to_owned();
+        let sets: Vec<Position> = serde_json::from_value(position["sets"].clone()).context(none)?;
+        self.drawn = serde_json::from_value(position["drawn"].clone()).context(none)?;
+        self.sets.iter_mut().zip(sets).for_each(|((_, shuffle), at)| shuffle.go_to(at));
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
+
     use super::*;
 
     #[test]
@@ -113,6 +154,23 @@ mod tests {
             assert_eq!(sorted, (0..10).collect::<Vec<_>>());
         }
         assert_ne!(rounds[0], rounds[1]);
+    }
+
+    #[test]
+    fn sets_are_drawn_by_their_weights_and_steps_go_on_from_their_position() {
+        let make = || Steps::mixed(&[(100, 3.0), (10, 1.0)], 5, 40, None);
+        let mut steps = make();
+        let drawn: Vec<usize> = (0..10).flat_map(|_| steps.draw()).collect();
+        let second = drawn.iter().filter(|i| **i >= 100).count();
+        assert!((70..130).contains(&second), "{second} of 400");
+        // Each of a set comes once before any comes again.
+        let mut first: Vec<usize> = drawn.iter().copied().filter(|i| *i < 100).take(100).collect();
+        first.sort_unstable();
+        assert_eq!(first, (0..100).collect::<Vec<_>>());
+        let mut resumed = make();
+        resumed.restore(&steps.position()).unwrap();
+        assert_eq!(resumed.draw(), steps.draw());
+        assert!(make().restore(&Value::Null).is_err());
     }
 
     #[test]

@@ -212,6 +212,7 @@ impl Optimizer {
                 Kept { slots, moments }
             });
             let weight_decay = if param.is_matrix() { config.weight_decay } else { 0.0 };
+            let lr = lr * param.lr_ratio();
             let update = Update { target: &target, lr, weight_decay, step, grad_scale };
             in_place &= param.update(|data| rule.apply(config, &update, data, gradient, &mut kept.moments));
         }

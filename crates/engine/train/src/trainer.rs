@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::memory::peak_memory;
 use crate::metrics::Metrics;
 use crate::optim::{Gradients, Moments, Optimizer, OptimizerConfig, accumulate};
+use crate::ranks::Ranks;
 use crate::schedule::ScheduleConfig;
 
 /// The loss of one micro-batch. The losses of a step's micro-batches add up to the step's loss.
@@ -158,6 +159,8 @@ struct Run<'a> {
     began: Instant,
     peak_flops: f64,
     resumed_at: Option<u64>,
+    /// The ranks of an adapter that moves them.
+    ranks: Option<Ranks>,
 }
 
 impl<'a> Run<'a> {
@@ -178,9 +181,10 @@ impl<'a> Run<'a> {
             recent_losses: vec![],
             position: Value::Null,
         };
+        let mut ranks = Ranks::of(model, settings.steps)?;
         let mut resumed_at = None;
         if let Some((step, dir)) = checkpoints.latest()? {
-            saved = restore(model, &mut optimizer, &dir)?;
+            saved = restore(model, &mut optimizer, ranks.as_mut(), &dir)?;
             objective.restore(&saved.position)?;
             io.progress.line(&format!("continues at step {step} of {}", settings.steps));
             resumed_at = Some(step);
@@ -201,6 +205,7 @@ impl<'a> Run<'a> {
             began,
             peak_flops,
             resumed_at,
+            ranks,
         })
     }
 
@@ -223,7 +228,12 @@ impl<'a> Run<'a> {
                 }
             }
             let fresh = take_gradients(model, part.loss);
-            squares = accumulate(&mut gradients, fresh, index + 1 == parts);
+            squares = accumulate(&mut gradients, fresh, index + 1 == parts && self.ranks.is_none());
+        }
+        if let Some(ranks) = &self.ranks {
+            let penalty = ranks.penalty(model);
+            let fresh = take_gradients(model, penalty);
+            squares = accumulate(&mut gradients, fresh, true);
         }
         let norm = squares.sqrt();
         if !loss.is_finite() || !norm.is_finite() {
@@ -235,6 +245,9 @@ impl<'a> Run<'a> {
         let scale = if clip > 0.0 && norm > clip { clip / (norm + 1e-6) } else { 1.0 };
         self.optimizer.step(model.params_mut(), &gradients, lr as f32, step + 1, scale as f32);
         let routers = crate::balance::after_step(model);
+        if let Some(ranks) = &mut self.ranks {
+            ranks.after_step(model, &gradients, scale as f32, step + 1);
+        }
 
         let seconds = begun.elapsed().as_secs_f64();
         self.saved.step += 1;
@@ -290,8 +303,8 @@ impl<'a> Run<'a> {
             self.saved.position = objective.position();
             self.saved.seconds += self.began.elapsed().as_secs_f64();
             self.began = Instant::now();
-            let (optimizer, saved) = (&self.optimizer, &self.saved);
-            self.checkpoints.save(step, |dir| write_checkpoint(model, optimizer, saved, dir))?;
+            let (optimizer, saved, ranks) = (&self.optimizer, &self.saved, self.ranks.as_ref());
+            self.checkpoints.save(step, |dir| write_checkpoint(model, optimizer, (saved, ranks), dir))?;
         }
         Ok(())
     }
@@ -333,10 +346,16 @@ fn take_gradients(model: &mut Model, loss: Tensor<1>) -> Gradients {
     model.params_mut().iter().map(|p| p.take_gradient(&mut tape)).collect()
 }
 
-fn write_checkpoint(model: &mut Model, optimizer: &Optimizer, saved: &Saved, dir: &std::path::Path) -> Result<()> {
+fn write_checkpoint(
+    model: &mut Model,
+    optimizer: &Optimizer,
+    (saved, ranks): (&Saved, Option<&Ranks>),
+    dir: &std::path::Path,
+) -> Result<()> {
     // One tensor at a time: a copy of everything would be the largest amount of memory that training takes.
-    let biases: BTreeMap<String, HostTensor> =
+    let mut biases: BTreeMap<String, HostTensor> =
         crate::balance::biases(model).map(|bias| (bias.name().to_owned(), bias.to_host())).collect();
+    biases.extend(ranks.map(|ranks| ranks.state(model)).unwrap_or_default());
     let params = model.params_mut();
     let trained: BTreeMap<&str, &ParamMut<'_>> =
         params.iter().filter(|p| p.trainable()).map(|p| (p.name(), p)).collect();
@@ -355,7 +374,12 @@ fn write_checkpoint(model: &mut Model, optimizer: &Optimizer, saved: &Saved, dir
     write_atomic(&dir.join("trainer.json"), &text)
 }
 
-fn restore(model: &mut Model, optimizer: &mut Optimizer, dir: &std::path::Path) -> Result<Saved> {
+fn restore(
+    model: &mut Model,
+    optimizer: &mut Optimizer,
+    ranks: Option<&mut Ranks>,
+    dir: &std::path::Path,
+) -> Result<Saved> {
     let mut state = read_safetensors(&dir.join("model.safetensors"))?;
     for mut param in model.params_mut().into_iter().filter(ParamMut::trainable) {
         let tensor = state.remove(param.name()).filter(|t| t.shape == param.shape()).ok_or_else(|| {
@@ -370,6 +394,9 @@ fn restore(model: &mut Model, optimizer: &mut Optimizer, dir: &std::path::Path) 
             .ok_or_else(|| Error::failed(format!("the checkpoint {} has no `{}`", dir.display(), bias.name())))?;
         let data = tensor.to_f32()?;
         bias.update(|numbers| numbers.copy_from_slice(&data));
+    }
+    if let Some(ranks) = ranks {
+        ranks.restore(model, &mut state)?;
     }
     optimizer.restore(read_safetensors(&dir.join("optimizer.safetensors"))?, &model.params_mut())?;
     let path = dir.join("trainer.json");
@@ -407,9 +434,9 @@ mod tests {
             position: Value::Null,
         };
         let dir = tempfile::tempdir().unwrap();
-        write_checkpoint(&mut model, &optimizer, &saved, dir.path()).unwrap();
+        write_checkpoint(&mut model, &optimizer, (&saved, None), dir.path()).unwrap();
         assert_ne!(fresh.state(), model.state());
-        restore(&mut fresh, &mut optimizer, dir.path()).unwrap();
+        restore(&mut fresh, &mut optimizer, None, dir.path()).unwrap();
         assert_eq!(fresh.state(), model.state());
     }
 }

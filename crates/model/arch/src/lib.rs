@@ -1,6 +1,6 @@
 //! Families of models: one file each with its configuration and its weight names, and model directories.
 
-mod adapter;
+mod adapters;
 mod albert;
 mod bart;
 mod bert;
@@ -56,7 +56,7 @@ mod t5;
 mod tasks;
 mod zamba2;
 
-pub use adapter::{apply as apply_adapter, save_adapter};
+pub use adapters::{Adapted, Adapter, adapter_parameters, combine_adapters, mergeable, save_adapter, virtual_tokens};
 pub use config::ConfigJson;
 pub use family::{Damage, ExpertSizes, Family, Form, Sizes};
 pub use fused::Fused;

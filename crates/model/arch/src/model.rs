@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use cupola_artifact::{Context, Error, Result, StateDict, read_weights, write_atomic, write_safetensors};
-use cupola_nn::{Decoder, Encoder, EncoderDecoder, LoraConfig, Module, ParamMut, Piece};
+use cupola_nn::{Decoder, Encoder, EncoderDecoder, Module, Param, ParamMut, Piece};
+use cupola_ops::Precision;
 use serde_json::{Map, Value, json};
 
 use crate::ALL;
+use crate::adapters::{Adapted, base_of, is_adapter};
 use crate::config::{ConfigJson, token_list};
 use crate::family::{Family, Sizes};
 use crate::names::Names;
@@ -24,9 +26,33 @@ pub struct Model {
     spec: Spec,
     family: &'static dyn Family,
     config: Map<String, Value>,
-    int8_group: Option<usize>,
+    stored: Stored,
+    /// What stands beside its weights.
+    pub(crate) adapted: Option<Adapted>,
     /// A small network that is trained beside it; its tables are this one's.
     generator: Option<Box<Model>>,
+    /// What the rest of a text is worth, read off hidden states; in training by rewards only.
+    value: Option<ValueHead>,
+}
+
+/// A number for each hidden state.
+#[derive(Clone, Debug)]
+struct ValueHead {
+    /// `[1, D]`.
+    weight: Param<2>,
+    /// `[1]`.
+    bias: Param<1>,
+}
+
+/// How the weights of linear layers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stored {
+    /// As floats.
+    Whole,
+    /// As int8 numbers, so many columns to a scale.
+    Int8(usize),
+    /// In four bits, those inside blocks.
+    Nf4,
 }
 
 /// What stands before the names of a generator's weights.
@@ -68,15 +94,29 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_atomic(path, text.as_bytes())
 }
 
-fn int8_group(config: &Map<String, Value>) -> Result<Option<usize>> {
-    let Some(quantization) = config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(None) };
+fn stored(config: &Map<String, Value>) -> Result<Stored> {
+    let Some(quantization) = config.get("quantization_config").filter(|q| !q.is_null()) else {
+        return Ok(Stored::Whole);
+    };
+    if quantization["quant_method"] == "bitsandbytes" && quantization["load_in_4bit"] == true {
+        let (kind, double) = (&quantization["bnb_4bit_quant_type"], &quantization["bnb_4bit_use_double_quant"]);
+        if kind == "nf4" && double == true {
+            return Ok(Stored::Nf4);
+        }
+        return Err(Error::failed(format!(
+            "config.json asks for bitsandbytes' {kind} with double quantization {double}"
+        ))
+        .with_hint("this build reads nf4 with double quantization"));
+    }
     let (method, format) = (&quantization["quant_method"], &quantization["format"]);
     let weights = &quantization["config_groups"]["group_0"]["weights"];
     let group = weights["group_size"].as_u64().filter(|g| *g > 0);
     match (method.as_str(), format.as_str(), weights["num_bits"].as_u64(), group) {
-        (Some("compressed-tensors"), Some("int-quantized"), Some(8), Some(group)) => Ok(Some(group as usize)),
+        (Some("compressed-tensors"), Some("int-quantized"), Some(8), Some(group)) => Ok(Stored::Int8(group as usize)),
         _ => Err(Error::failed(format!("config.json asks for quantization {method} in the format {format}"))
-            .with_hint("this build reads compressed-tensors' int-quantized format with 8 bits in groups")),
+            .with_hint(
+                "this build reads compressed-tensors' int-quantized format with 8 bits in groups, and bitsandbytes' nf4",
+            )),
     }
 }
 
@@ -87,8 +127,8 @@ impl Model {
     /// # Errors
     /// A missing or broken file, a setting that is not supported, a weight that does not fit.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        if dir.join("adapter_config.json").exists() && !dir.join("config.json").exists() {
-            return crate::adapter::load(dir, device);
+        if is_adapter(dir) {
+            return crate::adapters::load(dir, device);
         }
         Self::load_base(dir, device).map_err(|e| e.wrap(format!("cannot load the model in {}", dir.display())))
     }
@@ -99,20 +139,20 @@ impl Model {
             false => (read_json(&dir.join("config.json"))?, read_weights(dir)?),
         };
         let (family, spec) = describe(&config)?;
-        let group = int8_group(&config)?;
+        let stored = stored(&config)?;
         let names = Names(family.names());
         let spec = family.settled(spec, &|name| state.contains_key(name));
         let mut source = Checkpoint {
             names,
             state: unpacked(family, &spec, state)?,
             device: device.clone().without_autodiff(),
-            group: group.unwrap_or(1),
+            group: if let Stored::Int8(group) = stored { group } else { 1 },
         };
         let network = spec.build(&mut source)?;
         // Files of tied models may have the output layer nevertheless.
         let head = if spec.tie_embeddings() { names.in_file("head.weight").ok() } else { None };
         source.finish(|name| head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
-        Ok(Self { network, spec, family, config, int8_group: group, generator: None })
+        Ok(Self { network, spec, family, config, stored, adapted: None, generator: None, value: None })
     }
 
     /// Loads a directory's network with a head of another kind: the weights of the head that are not there are drawn at
@@ -121,7 +161,7 @@ impl Model {
     /// # Errors
     /// As [`Self::load`]; a family that has no such head; an adapter's directory.
     pub fn load_with_head(dir: &Path, head: &NewHead, seed: u64, device: &Device) -> Result<Self> {
-        if dir.join("adapter_config.json").exists() && !dir.join("config.json").exists() {
+        if is_adapter(dir) {
             return Err(Error::usage(format!("{} holds an adapter, on which no head can stand", dir.display()))
                 .with_hint("name a model directory: the adapter's base, or what the adapter was merged into"));
         }
@@ -130,21 +170,25 @@ impl Model {
                 true => read_gguf(dir)?,
                 false => (read_json(&dir.join("config.json"))?, read_weights(dir)?),
             };
-            let group = int8_group(&config)?;
+            let stored = stored(&config)?;
             head.write(describe(&config)?.0.architecture(), &mut config)?;
             let (family, spec) = describe(&config)?;
+            if !matches!(spec, Spec::Encoder(_)) {
+                return Err(head.refused(family.architecture()));
+            }
             let names = Names(family.names());
             let device = device.clone().without_autodiff();
             let fresh = Fresh { names, seed, device: device.clone(), writers: spec.writers(), before: "" };
             let state = unpacked(family, &spec, state)?;
-            let checkpoint = Checkpoint { names, state, device, group: group.unwrap_or(1) };
+            let group = if let Stored::Int8(group) = stored { group } else { 1 };
+            let checkpoint = Checkpoint { names, state, device, group };
             let mut source = Headed { checkpoint, fresh, scopes: &tasks::HEAD_SCOPES };
             let network = spec.build(&mut source)?;
             let word_head = names.in_file("head.weight").ok();
             source
                 .checkpoint
                 .finish(|name| word_head.as_deref() == Some(name) || tasks::is_other_head(&spec, names, name))?;
-            Ok(Self { network, spec, family, config, int8_group: group, generator: None })
+            Ok(Self { network, spec, family, config, stored, adapted: None, generator: None, value: None })
         };
         load().map_err(|e| e.wrap(format!("cannot put a head on the model in {}", dir.display())))
     }
@@ -154,8 +198,20 @@ impl Model {
     /// # Errors
     /// As [`Self::load`].
     pub fn read_spec(dir: &Path) -> Result<Spec> {
-        let config = if is_gguf(dir) { read_gguf(dir)?.0 } else { read_json(&dir.join("config.json"))? };
-        Ok(describe(&config)?.1)
+        Ok(Self::read_family(dir)?.1)
+    }
+
+    /// The same with the family that it belongs to.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn read_family(dir: &Path) -> Result<(&'static dyn Family, Spec)> {
+        let config = match is_adapter(dir) {
+            true => read_json(&base_of(dir)?.join("config.json"))?,
+            false if is_gguf(dir) => read_gguf(dir)?.0,
+            false => read_json(&dir.join("config.json"))?,
+        };
+        describe(&config)
     }
 
     /// A fresh model.
@@ -185,7 +241,7 @@ impl Model {
     ) -> Result<Self> {
         let (names, device) = (Names(family.names()), device.clone());
         let network = spec.build(&mut Fresh { names, seed, device, writers: spec.writers(), before })?;
-        Ok(Self { network, spec, family, config, int8_group: None, generator: None })
+        Ok(Self { network, spec, family, config, stored: Stored::Whole, adapted: None, generator: None, value: None })
     }
 
     /// What the small network beside a fresh model would be made of, where there is one.
@@ -215,6 +271,36 @@ impl Model {
     /// As [`Self::fresh`].
     pub fn fresh_spec(family: &'static dyn Family, sizes: &Sizes) -> Result<Spec> {
         Ok(plan(family, sizes)?.1)
+    }
+
+    /// Trains an encoder's head from now on, whatever else is trained: one that was drawn at random has to be.
+    pub fn train_head(&mut self) {
+        let Network::Encoder(encoder) = &mut self.network else { return };
+        let names: Vec<String> = encoder.head_params().iter().map(|p| p.name().to_owned()).collect();
+        self.set_trainable(|p| p.trainable() || names.iter().any(|name| name == p.name()));
+    }
+
+    /// Gives it a head that tells what the rest of a text is worth, 0 at first. It is trained with the model and not saved.
+    ///
+    /// # Errors
+    /// A model that is no decoder.
+    pub fn add_value_head(&mut self) -> Result<()> {
+        let (width, device) = (self.decoder()?.spec().stack.embedding.width, self.network.device().without_autodiff());
+        self.value = Some(ValueHead {
+            weight: Param::new("value_head.weight", Tensor::zeros([1, width], &device)),
+            bias: Param::new("value_head.bias", Tensor::zeros([1], &device)),
+        });
+        Ok(())
+    }
+
+    /// What the rest of a text is worth after each of its tokens, `[N]`, from their hidden states `[N, D]`.
+    ///
+    /// # Errors
+    /// A model without such a head.
+    pub fn values(&self, hidden: Tensor<2>) -> Result<Tensor<1>> {
+        let head = self.value.as_ref().ok_or_else(|| Error::failed("the model has no value head"))?;
+        let [n, _] = hidden.dims();
+        Ok(cupola_ops::linear(hidden, head.weight.value(), Some(head.bias.value()), Precision::F32).reshape([n]))
     }
 
     /// The family it belongs to.
@@ -279,25 +365,38 @@ impl Model {
     /// Replaces the weights of its linear layers by int8 numbers, `group` columns to a scale.
     pub fn quantize_int8(&mut self, group: usize) {
         self.network.quantize_int8(group);
-        self.int8_group = Some(group);
+        self.stored = Stored::Int8(group);
     }
 
-    /// Gives fresh adapters to the layers that `config` names; gives back how many.
-    ///
-    /// # Errors
-    /// A name of experts' matrices: adapters on them are not built.
-    pub fn adapt(&mut self, config: &LoraConfig, seed: u64) -> Result<usize> {
-        for param in self.params_mut().into_iter().filter(|p| matches!(p, ParamMut::Stack(_))) {
-            let module = param.name().trim_end_matches(".weight");
-            let named = config.target_modules.iter().find(|t| module.ends_with(&format!(".{t}")));
-            if let Some(target) = named {
-                let message = format!("adapters on experts are not supported, but `{target}` names {module}");
-                return Err(Error::failed(message).with_hint(
-                    "leave it out of `lora.target_modules`, e.g. q_proj, k_proj, v_proj and o_proj alone, or train all weights",
-                ));
-            }
+    /// Replaces the weights of the linear layers inside its blocks by four-bit numbers.
+    pub fn quantize_nf4(&mut self) {
+        self.network.quantize_nf4();
+        self.stored = Stored::Nf4;
+    }
+
+    /// Puts floats in the place of quantized weights.
+    pub fn dequantize(&mut self) {
+        self.network.dequantize();
+        self.stored = Stored::Whole;
+    }
+
+    /// Whether weights of its are quantized, and cannot be trained themselves.
+    pub fn is_quantized(&self) -> bool {
+        self.stored != Stored::Whole
+    }
+
+    /// Whether they are in four bits, beside which adapters can be trained.
+    pub fn is_nf4(&self) -> bool {
+        self.stored == Stored::Nf4
+    }
+
+    /// Lowers the longest sequence that its spec tells.
+    pub(crate) fn shorten(&mut self, tokens: usize) {
+        match &mut self.spec {
+            Spec::Decoder(spec) => spec.stack.max_seq_len -= tokens,
+            Spec::Encoder(spec) => spec.stack.max_seq_len -= tokens,
+            Spec::EncoderDecoder(_) => {}
         }
-        Ok(self.add_lora(config, seed))
     }
 
     /// Turns activation checkpointing on or off.
@@ -345,9 +444,12 @@ impl Model {
     fn write(&self, dir: &Path, state: StateDict) -> Result<()> {
         std::fs::create_dir_all(dir).context(|| format!("cannot create {}", dir.display()))?;
         let mut config = self.config.clone();
-        if let Some(group) = self.int8_group {
-            config.insert("quantization_config".into(), quantization_config(group, self.spec.tie_embeddings()));
-        }
+        let quantization = match self.stored {
+            Stored::Whole => None,
+            Stored::Int8(group) => Some(quantization_config(group, self.spec.tie_embeddings())),
+            Stored::Nf4 => Some(nf4_config()),
+        };
+        config.extend(quantization.map(|quantization| ("quantization_config".to_string(), quantization)));
         write_json(&dir.join("config.json"), &Value::Object(config))?;
         let (bos, eos, pad) = self.spec.special();
         let mut generation = json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad});
@@ -370,6 +472,10 @@ impl Model {
 impl Module for Model {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
         self.network.pieces(out);
+        if let Some(value) = &mut self.value {
+            out.push(Piece::Param(ParamMut::Matrix(&mut value.weight)));
+            out.push(Piece::Param(ParamMut::Vector(&mut value.bias)));
+        }
         if let Some(generator) = &mut self.generator {
             let mut beside = vec![];
             generator.network.pieces(&mut beside);
@@ -422,6 +528,19 @@ fn unpacked(family: &dyn Family, spec: &Spec, state: StateDict) -> Result<StateD
     let mut state = state.into_iter().filter_map(|(name, tensor)| Some((family.rename(&name)?, tensor))).collect();
     family.rearrangements(spec).iter().try_for_each(|r| r.unpack(&mut state))?;
     Ok(state)
+}
+
+/// What transformers wants to know of weights that bitsandbytes holds in four bits.
+fn nf4_config() -> Value {
+    json!({
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": true,
+        "load_in_8bit": false,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": true,
+        "bnb_4bit_compute_dtype": "float32",
+        "bnb_4bit_quant_storage": "uint8",
+    })
 }
 
 fn quantization_config(group: usize, tied: bool) -> Value {

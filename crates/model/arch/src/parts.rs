@@ -57,7 +57,7 @@ impl Parts {
 
     /// Takes a model apart.
     fn of(mut model: Model) -> Result<Self> {
-        model.merge_lora()?;
+        model.merge_adapter()?;
         let state = widened(model.state())?;
         let mut config = model.config().clone();
         config.remove("quantization_config");

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use cupola_artifact::{DType, Error, HostTensor, Result, StateDict};
-use cupola_nn::{Init, Rng, Want, Weight, WeightSource, scale_name};
+use cupola_nn::{Init, Rng, Want, Weight, WeightSource, scale_name, take_nf4};
 use cupola_ops::Int8Weight;
 
 use crate::names::Names;
@@ -71,10 +71,13 @@ impl WeightSource for Checkpoint {
 
     fn quantized(&mut self, want: &Want<'_>) -> Result<Option<Weight>> {
         let name = self.names.in_file(want.name)?;
+        let &[d_out, d_in] = want.shape else { return Ok(None) };
+        if let Some(weight) = take_nf4(&mut self.state, &name, [d_out, d_in])? {
+            return Ok(Some(Weight::Nf4 { name, weight, device: self.device.clone() }));
+        }
         if self.state.get(&name).is_none_or(|tensor| tensor.dtype != DType::I8) {
             return Ok(None);
         }
-        let &[d_out, d_in] = want.shape else { return Ok(None) };
         let q = self.tensor(&name, want.shape)?.to_i8()?;
         let scales = self.tensor(&scale_name(&name), &[d_out, d_in.div_ceil(self.group)])?.to_f32()?;
         let weight = Int8Weight { q: q.into(), scales: scales.into(), d_out, d_in, group: self.group };
@@ -105,21 +108,26 @@ impl WeightSource for Fresh {
 
     fn take(&mut self, want: &Want<'_>) -> Result<(String, Option<Vec<f32>>)> {
         let name = format!("{}{}", self.before, self.names.in_file(want.name)?);
-        let numbers = want.shape.iter().product();
-        let mut rng = Rng::new(self.seed, &name);
-        let data = match want.init {
-            Init::Normal => rng.normal(numbers, STD),
-            Init::Residual => rng.normal(numbers, STD / (self.writers as f32).sqrt()),
-            Init::Uniform(bound) => (0..numbers).map(|_| (2.0 * rng.uniform() - 1.0) as f32 * bound).collect(),
-            Init::Factor { residual, factors, terms } => {
-                let product = if residual { STD / (self.writers as f32).sqrt() } else { STD };
-                let one = (f64::from(product) / terms.sqrt()).powf(1.0 / factors as f64);
-                rng.normal(numbers, one as f32)
-            }
-            Init::Fill(value) => vec![value; numbers],
-            Init::Each(f) => (0..numbers).map(f).collect(),
-        };
+        let data = drawn(want, &mut Rng::new(self.seed, &name), self.writers);
         Ok((name, Some(data)))
+    }
+}
+
+/// What a fresh weight is filled with, where so many layers write to a residual stream.
+pub(crate) fn drawn(want: &Want<'_>, rng: &mut Rng, writers: usize) -> Vec<f32> {
+    let numbers = want.shape.iter().product();
+    match want.init {
+        Init::Normal => rng.normal(numbers, STD),
+        Init::Deviation(deviation) => rng.normal(numbers, deviation),
+        Init::Residual => rng.normal(numbers, STD / (writers as f32).sqrt()),
+        Init::Uniform(bound) => (0..numbers).map(|_| (2.0 * rng.uniform() - 1.0) as f32 * bound).collect(),
+        Init::Factor { residual, factors, terms } => {
+            let product = if residual { STD / (writers as f32).sqrt() } else { STD };
+            let one = (f64::from(product) / terms.sqrt()).powf(1.0 / factors as f64);
+            rng.normal(numbers, one as f32)
+        }
+        Init::Fill(value) => vec![value; numbers],
+        Init::Each(f) => (0..numbers).map(f).collect(),
     }
 }
 

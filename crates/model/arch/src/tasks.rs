@@ -56,6 +56,20 @@ pub enum NewHead {
 const LANGUAGE_MODELS: &[&str] = &["ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining"];
 
 impl NewHead {
+    /// The error about a class that cannot have it.
+    pub(crate) fn refused(&self, class: &str) -> Error {
+        let (what, hint) = match self {
+            NewHead::Text { .. } => {
+                ("labels texts", "choose a decoder or an encoder, e.g. of the family llama or bert")
+            }
+            NewHead::Tokens { .. } => {
+                ("labels tokens", "choose a decoder or an encoder, e.g. of the family llama or bert")
+            }
+            NewHead::Span => ("finds answers", "choose an encoder, e.g. of the family bert"),
+        };
+        Error::usage(format!("a {class} cannot have a head that {what} in this build")).with_hint(hint)
+    }
+
     /// Writes it into a configuration of a family whose language models' class is `class`.
     ///
     /// # Errors
@@ -66,10 +80,7 @@ impl NewHead {
             NewHead::Tokens { labels } => ("ForTokenClassification", Some(labels)),
             NewHead::Span => ("ForQuestionAnswering", None),
         };
-        let stem = LANGUAGE_MODELS.iter().find_map(|end| class.strip_suffix(end)).ok_or_else(|| {
-            Error::usage(format!("a {class} cannot have a head that labels texts in this build"))
-                .with_hint("choose a decoder or an encoder, e.g. of the family llama or bert")
-        })?;
+        let stem = LANGUAGE_MODELS.iter().find_map(|end| class.strip_suffix(end)).ok_or_else(|| self.refused(class))?;
         config.insert("architectures".into(), json!([format!("{stem}{ends}")]));
         for key in ["id2label", "label2id", "num_labels", "problem_type"] {
             config.remove(key);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use cupola_arch::{ExpertSizes, Model, Sizes, family};
-use cupola_nn::{Batch, Cache, LoraConfig, Module, Step};
+use cupola_nn::adapters::{AdapterConfig, kind};
+use cupola_nn::{Batch, Cache, Module, Step};
 use cupola_ops::{IGNORE, to_vec};
 use cupola_testkit::{assert_close, fixture};
 use serde_json::{Value, json};
@@ -127,9 +128,10 @@ fn latent_attention_remembers_the_latent_and_one_rotated_key() {
 #[test]
 fn an_adapter_on_the_widening_of_the_latent_reaches_generation() {
     let mut model = load("deepseek-v3");
-    let config = LoraConfig { r: 2, alpha: 4.0, target_modules: vec!["kv_b_proj".into(), "q_a_proj".into()] };
-    assert_eq!(model.adapt(&config, 1).unwrap(), 4);
-    for mut param in model.params_mut().into_iter().filter(|p| p.name().contains(".lora_")) {
+    model.adapt(&lora(&["kv_b_proj", "q_a_proj"]), 1).unwrap();
+    let adapters = model.network.adapter_params_mut();
+    assert_eq!(adapters.len(), 8);
+    for mut param in adapters {
         param.update(|numbers| numbers.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 1.3).sin() * 0.3));
     }
     let ids: Vec<u32> = (0..9).map(|i| i * 11).collect();
@@ -145,21 +147,33 @@ fn an_adapter_on_the_widening_of_the_latent_reaches_generation() {
     assert_close("in steps", &steps, &whole, 1e-4, 1e-4);
     let (plain, _) = run(&load("deepseek-v3"));
     assert!(steps.iter().zip(&plain).any(|(a, b)| (a - b).abs() > 1e-2), "the adapter changes nothing");
-    model.merge_lora().unwrap();
+    model.merge_adapter().unwrap();
     assert_close("merged", &run(&model).0, &whole, 1e-4, 1e-4);
 }
 
 #[test]
 fn adapters_on_experts_are_refused() {
     for (name, target) in [("mixtral", "w2"), ("qwen3-moe", "up_proj"), ("deepseek-v3", "gate_proj")] {
-        let of = |targets: &[&str]| LoraConfig {
-            target_modules: targets.iter().map(ToString::to_string).collect(),
-            ..LoraConfig::default()
-        };
-        let error = load(name).adapt(&of(&["o_proj", target]), 1).unwrap_err();
-        assert!(error.to_string().contains(&format!("`{target}` names model.layers.")), "{error}");
-        assert_eq!(load(name).adapt(&of(&["o_proj"]), 1).unwrap(), 2);
+        let error = load(name).adapt(&lora(&["o_proj", target]), 1).unwrap_err();
+        assert!(error.to_string().contains("`target_modules` names model.layers."), "{error}");
+        assert!(error.to_string().ends_with(target), "{error}");
+        for one in [lora(&["o_proj"]), lora(&[])] {
+            let mut model = load(name);
+            let trained = model.adapt(&one, 1).unwrap();
+            let adapters = model.network.adapter_params_mut();
+            assert!(adapters.len() >= 4 && adapters.iter().all(|p| !p.name().contains("experts.")), "{name}");
+            assert_eq!(trained, adapters.iter().map(|p| p.numel() as u64).sum::<u64>());
+        }
     }
+}
+
+/// LoRA of rank 2 on some layers, or on those that it takes where none are named.
+fn lora(targets: &[&str]) -> AdapterConfig {
+    let mut settings = serde_json::json!({"r": 2, "alpha": 4.0});
+    if !targets.is_empty() {
+        settings["target_modules"] = serde_json::json!(targets);
+    }
+    AdapterConfig::new(kind("lora").unwrap(), settings.as_object().unwrap().clone()).unwrap()
 }
 
 #[test]

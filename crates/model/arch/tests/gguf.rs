@@ -86,7 +86,7 @@ fn a_file_of_a_model_with_a_window_ends_its_context_there() {
 fn adapters_are_merged_and_int8_weights_widened() {
     let device = Device::flex();
     let mut merged = Model::load(&fixture("peft-lora"), &device).unwrap();
-    merged.merge_lora().unwrap();
+    merged.merge_adapter().unwrap();
     assert_eq!(Parts::read(&fixture("peft-lora"), &device).unwrap().state, merged.state());
     for name in ["llama", "gpt2"] {
         let dir = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use cupola_arch::Model;
-use cupola_nn::{Batch, Module, Piece, Weight};
+use cupola_nn::{Batch, Module, Weight};
 use cupola_ops::{IGNORE, scalar, to_vec};
 use serde_json::{Value, json};
 
@@ -33,10 +33,7 @@ fn fresh_weights_deviate_as_those_of_a_dense_model() {
     for model in variants() {
         let (mut squares, mut seen) = ([0.0; 2], [0; 2]);
         let mut copy = model.clone();
-        let mut pieces = vec![];
-        copy.pieces(&mut pieces);
-        for piece in pieces {
-            let Piece::Linear(linear) = piece else { continue };
+        for linear in copy.linears_mut() {
             if !matches!(linear.weight, Weight::Train(_)) {
                 continue;
             }

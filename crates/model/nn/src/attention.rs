@@ -7,10 +7,11 @@ use burn::tensor::Tensor;
 use cupola_artifact::Result;
 use cupola_ops::{AttentionOptions, Heads, Mask, Precision, Span, alibi_slopes};
 
+use crate::adapters::{GatedPrompt, Spanning};
 use crate::batch::Batch;
 use crate::layer::{Layer, LayerKind, Pass, Reach};
 use crate::linear::Linear;
-use crate::module::{Module, Piece};
+use crate::module::{Module, Piece, Place};
 use crate::norm::{Norm, NormSpec};
 use crate::relative::Relative;
 use crate::rope::{Angles, RopeSpec};
@@ -99,6 +100,8 @@ impl LayerKind for AttentionSpec {
             k: scope.linear("k", [kv, d_model], self.bias)?,
             v: scope.linear("v", [kv, d_model], self.bias)?,
             o: scope.linear_out("o", [d_model, q], self.out_bias)?,
+            span: None,
+            prompt: None,
             q_norm: norm(scope, "q_norm")?,
             k_norm: norm(scope, "k_norm")?,
             angles: self.rope.as_ref().map(|rope| scope.angles(rope)),
@@ -131,6 +134,10 @@ struct Attention {
     k: Linear,
     v: Linear,
     o: Linear,
+    /// An adapter of q, k and v together.
+    span: Option<Spanning>,
+    /// Learned vectors that queries attend besides.
+    prompt: Option<GatedPrompt>,
     q_norm: Option<Norm>,
     k_norm: Option<Norm>,
     angles: Option<Arc<Angles>>,
@@ -180,7 +187,9 @@ impl Attention {
 
 impl Module for Attention {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
-        out.extend([&mut self.q, &mut self.k, &mut self.v, &mut self.o].map(Piece::Linear));
+        out.push(Piece::Linears(vec![&mut self.q, &mut self.k, &mut self.v], &mut self.span));
+        out.push(Piece::Linear(&mut self.o));
+        out.push(Piece::Place(Place::Attention(&mut self.prompt)));
         self.q_norm.pieces(out);
         self.k_norm.pieces(out);
     }
@@ -188,25 +197,42 @@ impl Module for Attention {
 
 impl Layer for Attention {
     fn forward(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>) -> Tensor<2> {
-        let [q, k, v] = Linear::three([&self.q, &self.k, &self.v], x); // [N, H·dh], [N, Hkv·dh] twice
+        let [q, k, v] = Linear::together([&self.q, &self.k, &self.v], x, self.span.as_ref()); // [N, H·dh], [N, Hkv·dh] twice
         let q = self.placed(q, self.q_norm.as_ref(), self.spec.n_heads, pass);
         let k = self.placed(k, self.k_norm.as_ref(), self.spec.n_kv_heads, pass);
         if let (true, Some(relative)) = (self.spec.relative, pass.relative.clone()) {
             return self.o.forward(self.relative([q, k, v], &relative, pass));
         }
+        let asked = self.prompt.is_some().then(|| q.clone());
+        let y = self.o.forward(self.mixed([q, k, v], pass));
+        match (&self.prompt, asked) {
+            (Some(prompt), Some(q)) => y + prompt.added(q, [&self.k, &self.v, &self.o], self.heads(1)),
+            _ => y,
+        }
+    }
+
+    fn boxed(&self) -> Box<dyn Layer> {
+        Box::new(self.clone())
+    }
+}
+
+impl Attention {
+    /// What heads gather, `[N, H·dh]`.
+    fn mixed(&self, [q, k, v]: [Tensor<2>; 3], pass: &mut Pass<'_, '_>) -> Tensor<2> {
         let options = self.options(pass.precision);
-        let mixed = if let Reach::Batch(batch) = &pass.reach {
-            cupola_ops::attention_with(q, k, v, self.heads(batch.batch), &self.mask(batch), &options)
+        if let Reach::Batch(batch) = &pass.reach {
+            let heads = self.heads(batch.batch);
+            let prefixed =
+                pass.prefix.as_ref().and_then(|p| p.with(pass.slot, [k.clone(), v.clone()], self.spec.window));
+            match prefixed {
+                Some((k, v, mask)) => cupola_ops::attention_with(q, k, v, heads, &mask, &options),
+                None => cupola_ops::attention_with(q, k, v, heads, &self.mask(batch), &options),
+            }
         } else {
             let mut spans: Vec<Span<'_>> =
                 pass.states().map(|(state, rows)| Span { cache: &mut state.keys, rows }).collect();
             let before = self.spec.window.map(|[before, _]| before);
             cupola_ops::attention_cached([q, k, v], self.heads(1), &options, before, &mut spans)
-        };
-        self.o.forward(mixed)
-    }
-
-    fn boxed(&self) -> Box<dyn Layer> {
-        Box::new(self.clone())
+        }
     }
 }

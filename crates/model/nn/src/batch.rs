@@ -117,12 +117,14 @@ pub struct Cache {
     pub(crate) layers: Vec<LayerState>,
     pub(crate) len: usize,
     pub(crate) padding: usize,
+    /// How many of the tokens are virtual.
+    pub(crate) before: usize,
 }
 
 impl Cache {
     /// Nothing remembered yet, for so many layers.
     pub(crate) fn empty(layers: usize) -> Self {
-        Self { layers: vec![LayerState::default(); layers], len: 0, padding: 0 }
+        Self { layers: vec![LayerState::default(); layers], len: 0, padding: 0, before: 0 }
     }
 
     /// The same after so many tokens of padding, which layers without attention may have seen.
@@ -136,14 +138,14 @@ impl Cache {
         &mut self.layers
     }
 
-    /// Tokens seen.
+    /// Tokens seen, virtual ones apart.
     pub fn len(&self) -> usize {
-        self.len
+        self.len - self.before
     }
 
     /// Whether it holds nothing yet.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Bytes held.

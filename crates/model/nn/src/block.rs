@@ -6,13 +6,14 @@ use burn::tensor::Tensor;
 use cupola_artifact::Result;
 use cupola_ops::Part;
 
+use crate::adapters::Bottleneck;
 use crate::attention::AttentionSpec;
 use crate::batch::Batch;
 use crate::experts::ExpertsSpec;
 use crate::feed_forward::FeedForwardSpec;
 use crate::layer::{Layer, LayerState, Pass, Reach};
 use crate::layers::LayerSpec;
-use crate::module::{Module, Piece};
+use crate::module::{Module, Piece, Place};
 use crate::norm::{Norm, NormSpec, Stream};
 use crate::param::ParamMut;
 use crate::relative::Relative;
@@ -85,6 +86,19 @@ struct NormedLayer {
     before: Option<Norm>,
     layer: Box<dyn Layer>,
     after: Option<Norm>,
+    /// Behind the layer, before the norm.
+    adapter: Option<Bottleneck>,
+}
+
+impl NormedLayer {
+    /// What the layer gives, and what an adapter makes of that.
+    fn adapted(&self, x: Tensor<2>, pass: &mut Pass<'_, '_>) -> Tensor<2> {
+        let y = self.layer.forward(x, pass);
+        match &self.adapter {
+            Some(adapter) => adapter.forward(y),
+            None => y,
+        }
+    }
 }
 
 /// A block.
@@ -116,7 +130,7 @@ impl Block {
                 _ => None,
             };
             let layer = layer.kind().build(&mut scope.at(name), d_model)?;
-            Ok(NormedLayer { before, layer, after })
+            Ok(NormedLayer { before, layer, after, adapter: None })
         });
         Ok(Self { layout: spec.layout, parts: parts.collect::<Result<_>>()?, slot })
     }
@@ -138,7 +152,7 @@ impl Block {
             if self.layout == Layout::NormedResidual {
                 *stream = Stream::new(x.clone());
             }
-            let y = part.layer.forward(x, pass);
+            let y = part.adapted(x, pass);
             match (&part.after, self.layout) {
                 (Some(norm), Layout::PostNorm) => {
                     let [_, y] = norm.of_sum(stream.value(), y);
@@ -161,7 +175,7 @@ impl Block {
                 (None, None) => stream.value(),
             };
             normed = Some(x.clone());
-            let y = part.layer.forward(x, pass);
+            let y = part.adapted(x, pass);
             sum = Some(sum.map_or_else(|| y.clone(), |sum| sum + y.clone()));
         }
         if let Some(sum) = sum {
@@ -263,9 +277,11 @@ impl Block {
 
 impl Module for Block {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
-        for part in &mut self.parts {
+        let last = self.parts.len().saturating_sub(1);
+        for (i, part) in self.parts.iter_mut().enumerate() {
             part.before.pieces(out);
             part.layer.pieces(out);
+            out.push(Piece::Place(Place::Block(&mut part.adapter, i == last)));
             part.after.pieces(out);
         }
     }

@@ -125,7 +125,7 @@ impl Decoder {
 
     /// The output layer's weight as floats, `[V, D]`.
     fn head_weight(&self) -> Tensor<2> {
-        self.head.as_ref().map_or_else(|| self.stack.embedding.tokens.value(), |head| head.weight.dense())
+        self.head.as_ref().map_or_else(|| self.stack.embedding.tokens.value(), Linear::whole_weight)
     }
 
     /// What its logic layers have learned, and how they read a batch.
@@ -161,12 +161,17 @@ impl Decoder {
 
     /// The negative log-likelihood of each target, `[B·T]`.
     pub fn nll(&self, batch: &Batch, targets: &Arc<[i32]>) -> Tensor<1> {
-        let hidden = self.hidden(batch);
+        self.nll_of_hidden(self.hidden(batch), targets, 1.0)
+    }
+
+    /// The same of hidden states that [`Self::hidden`] gave, with the logits divided by `temperature`.
+    pub fn nll_of_hidden(&self, hidden: Tensor<2>, targets: &Arc<[i32]>, temperature: f64) -> Tensor<1> {
         // The fused loss knows neither caps nor readouts.
-        match self.spec.soft_cap.is_some() || self.readout.is_some() {
-            true => nll_of(self.logits(hidden), targets),
-            false => cupola_ops::linear_nll(hidden, self.head_weight(), targets, self.stack.precision),
+        if self.spec.soft_cap.is_some() || self.readout.is_some() {
+            return nll_of(self.logits(hidden).div_scalar(temperature), targets);
         }
+        let hidden = if temperature == 1.0 { hidden } else { hidden.div_scalar(temperature) };
+        cupola_ops::linear_nll(hidden, self.head_weight(), targets, self.stack.precision)
     }
 
     /// What the products of dense weights and of attention multiply.
@@ -184,6 +189,12 @@ impl Decoder {
     pub fn set_precision(&mut self, precision: Precision) {
         self.stack.precision = precision;
         self.set_product_precision(precision);
+    }
+
+    /// Takes `tokens` out of the longest sequence: they stand before the text.
+    pub fn take_room(&mut self, tokens: usize) {
+        self.spec.stack.max_seq_len -= tokens;
+        self.stack.take_room(tokens);
     }
 
     /// The same weights without a tape, for evaluation and generation; shares the memory.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use burn::tensor::{Bool, Tensor, TensorData};
 use cupola_artifact::Result;
 
+use crate::adapters::EmbeddingLora;
 use crate::linear::Linear;
-use crate::module::{Module, Piece};
+use crate::module::{Module, Piece, Place};
 use crate::norm::{Norm, NormSpec};
 use crate::param::{Param, ParamMut};
 use crate::relative::{Relative, RelativeSpec};
@@ -88,6 +89,8 @@ pub(crate) struct Embedding {
     spec: EmbeddingSpec,
     /// Empty where another stack's are shared.
     pub tokens: Param<2>,
+    /// Beside the tokens' vectors.
+    lora: Option<EmbeddingLora>,
     pub relative: Option<Relative>,
     positions: Option<Param<2>>,
     types: Option<Param<2>>,
@@ -111,6 +114,7 @@ impl Embedding {
         let width = if widens && !spec.widen_last { d_model } else { spec.width };
         Ok(Self {
             tokens,
+            lora: None,
             relative: spec.relative.map(|relative| relative.build(scope)).transpose()?,
             positions: spec.positions.map(|p| positions(scope, spec.sinusoids, [p.rows, width])).transpose()?,
             types: (spec.types > 0).then(|| scope.table("types", [spec.types, width])).transpose()?,
@@ -132,18 +136,27 @@ impl Embedding {
         }
     }
 
-    /// The vectors of tokens, `[N, D]`, out of a table `[V, width]`: its own or another stack's.
+    /// The vectors of tokens, `[N, width]`, out of a table `[V, width]`: its own or another stack's.
+    pub(crate) fn vectors(&self, table: Tensor<2>, ids: &Arc<[u32]>) -> Tensor<2> {
+        let mut x = self.unlearned(cupola_ops::embedding(table, ids), ids);
+        if let Some(lora) = &self.lora {
+            x = x + lora.added(ids);
+        }
+        match self.spec.scale {
+            Some(scale) => x.mul_scalar(scale),
+            None => x,
+        }
+    }
+
+    /// What enters the first block, `[N, D]`, of the tokens' vectors `[N, width]`.
     pub(crate) fn forward_of(
         &self,
-        table: Tensor<2>,
+        vectors: Tensor<2>,
         ids: &Arc<[u32]>,
         positions: &Arc<[u32]>,
         types: Option<&Arc<[u32]>>,
     ) -> Tensor<2> {
-        let mut x = self.unlearned(cupola_ops::embedding(table, ids), ids);
-        if let Some(scale) = self.spec.scale {
-            x = x.mul_scalar(scale);
-        }
+        let mut x = vectors;
         if let (Some(widen), false) = (&self.widen, self.spec.widen_last) {
             x = widen.forward(x);
         }
@@ -187,6 +200,7 @@ impl Module for Embedding {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
         if !self.spec.shared {
             out.push(Piece::Param(ParamMut::Table(&mut self.tokens)));
+            out.push(Piece::Place(Place::Embedding(&mut self.lora)));
         }
         out.extend(self.relative.as_mut().map(|relative| Piece::Param(ParamMut::Table(&mut relative.table))));
         for table in [&mut self.positions, &mut self.types].into_iter().flatten() {

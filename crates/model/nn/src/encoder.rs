@@ -11,6 +11,7 @@ use crate::batch::Batch;
 use crate::block::BlockSpec;
 use crate::heads::{Head, HeadSpec, Output, Targets};
 use crate::module::{Module, Piece};
+use crate::param::ParamMut;
 use crate::source::{Count, Scope, WeightSource};
 use crate::stack::{Stack, StackSpec};
 
@@ -139,6 +140,7 @@ impl Encoder {
         if let Some(shared) = spec.shared {
             stack.order = shared.order().into_iter().filter(|i| *i < spec.stack.blocks.len()).collect();
         }
+        stack.causal = spec.causal;
         let (d, vocab) = (spec.stack.d_model, spec.stack.vocab_size);
         let head = spec.head.map(|head| Head::build(&mut scope.at(head.task.scope()), &head, d, vocab)).transpose()?;
         Ok(Self { spec, stack, head })
@@ -157,6 +159,11 @@ impl Encoder {
     /// What stands on it.
     pub fn head(&self) -> Option<&Head> {
         self.head.as_ref()
+    }
+
+    /// The head's weights.
+    pub fn head_params(&mut self) -> Vec<ParamMut<'_>> {
+        self.head.as_mut().map(Module::params_mut).unwrap_or_default()
     }
 
     /// The last hidden states of a batch, `[B·T, D]`.
@@ -204,6 +211,12 @@ impl Encoder {
         let (hidden, embedding) = (self.stack.hidden(batch), self.stack.embedding.tokens.value());
         let loss = head.loss(hidden.last, batch, (targets, weights), embedding, self.precision());
         Ok(hidden.extra.into_iter().fold(loss, |loss, extra| loss + extra))
+    }
+
+    /// Takes `tokens` out of the longest text: they stand before it.
+    pub fn take_room(&mut self, tokens: usize) {
+        self.spec.stack.max_seq_len -= tokens;
+        self.stack.take_room(tokens);
     }
 
     /// What the products of dense weights and of attention multiply.

@@ -263,7 +263,7 @@ impl EncoderDecoder {
 
     /// The output layer's weight as floats, `[V, D]`.
     fn head_weight(&self) -> Tensor<2> {
-        self.head.as_ref().map_or_else(|| self.table(), |head| head.weight.dense())
+        self.head.as_ref().map_or_else(|| self.table(), Linear::whole_weight)
     }
 
     /// The logits of the decoder's hidden states, `[N, V]`.

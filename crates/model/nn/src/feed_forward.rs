@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 use cupola_artifact::Result;
 use cupola_ops::{Activation, Precision};
 
+use crate::adapters::Spanning;
 use crate::layer::{Layer, LayerKind, Pass};
 use crate::linear::Linear;
 use crate::module::{Module, Piece};
@@ -74,6 +75,8 @@ pub(crate) struct FeedForward {
     gate: Option<Linear>,
     up: Linear,
     down: Linear,
+    /// An adapter of the layers that widen, together.
+    span: Option<Spanning>,
 }
 
 /// Up to so many rows a product does not pack its weights.
@@ -87,7 +90,7 @@ impl FeedForward {
             FfnKind::Plain(f) => (f, None),
         };
         let up = scope.linear("up", wide, spec.bias)?;
-        Ok(Self { f, gate, up, down: scope.linear_out("down", narrow, spec.bias)? })
+        Ok(Self { f, gate, up, down: scope.linear_out("down", narrow, spec.bias)?, span: None })
     }
 
     /// x `[N, D]`, gives `[N, D]`.
@@ -96,7 +99,10 @@ impl FeedForward {
             return y;
         }
         let wide = match &self.gate {
-            Some(gate) => cupola_ops::gated(self.f, gate.forward(x.clone()), self.up.forward(x)),
+            Some(gate) => {
+                let [gate, up] = Linear::together([gate, &self.up], x, self.span.as_ref());
+                cupola_ops::gated(self.f, gate, up)
+            }
             None => cupola_ops::activation(self.f, self.up.forward(x)),
         };
         self.down.forward(wide)
@@ -104,7 +110,7 @@ impl FeedForward {
 
     /// The whole layer at once, where its parts are plain and there are enough rows to be worth packing weights for.
     fn fused(&self, x: &Tensor<2>) -> Option<Tensor<2>> {
-        if x.dims()[0] <= FEW_ROWS {
+        if x.dims()[0] <= FEW_ROWS || self.span.is_some() {
             return None;
         }
         let gate = match &self.gate {
@@ -118,7 +124,11 @@ impl FeedForward {
 
 impl Module for FeedForward {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
-        out.extend(self.gate.iter_mut().chain([&mut self.up, &mut self.down]).map(Piece::Linear));
+        match &mut self.gate {
+            Some(gate) => out.push(Piece::Linears(vec![gate, &mut self.up], &mut self.span)),
+            None => out.push(Piece::Linear(&mut self.up)),
+        }
+        out.push(Piece::Linear(&mut self.down));
     }
 }
 

@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use cupola_artifact::Result;
 use cupola_ops::{LayerCache, Precision};
 
+use crate::adapters::PrefixPass;
 use crate::batch::{Batch, Step};
 use crate::cross_attention::Memory;
 use crate::hybrid::SharedBlock;
@@ -129,6 +130,8 @@ pub struct Pass<'a, 'b> {
     pub precision: Precision,
     /// What an encoder has given, where whole sequences pass.
     pub memory: Option<Memory>,
+    /// Keys and values before the texts.
+    pub(crate) prefix: Option<PrefixPass>,
     /// The stack's relative positions.
     pub(crate) relative: Option<Relative>,
     /// The new tokens' ids, `[N]`, where sequences are continued; a batch has its own.
@@ -157,6 +160,7 @@ impl<'a, 'b> Pass<'a, 'b> {
             reach,
             precision,
             memory,
+            prefix: None,
             relative,
             ids,
             slot: 0,

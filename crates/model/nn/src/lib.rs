@@ -3,6 +3,7 @@
 //! Shapes: `N` tokens (`B` rows of `T`), `D` the model's width, `H` heads of `dh`, `F` the feed-forward width, `V` the
 //! vocabulary.
 
+pub mod adapters;
 mod attention;
 mod batch;
 mod block;
@@ -26,10 +27,10 @@ mod layer;
 mod layers;
 mod linear;
 mod logic;
-mod lora;
 mod mamba;
 mod mamba2;
 mod module;
+mod nf4;
 mod norm;
 mod pairs;
 mod param;
@@ -69,10 +70,10 @@ pub use layer::{Layer, LayerKind, LayerState, Pass, Reach};
 pub use layers::LayerSpec;
 pub use linear::{Linear, Weight, scale_name};
 pub use logic::{LogicSpec, Program, Rule};
-pub use lora::{Lora, LoraConfig};
 pub use mamba::MambaSpec;
 pub use mamba2::Mamba2Spec;
-pub use module::{Module, Piece};
+pub use module::{Module, Piece, Place};
+pub use nf4::take_nf4;
 pub use norm::{Norm, NormKind, NormSpec};
 pub use pairs::{Pairs, shifted};
 pub use param::{Param, ParamMut};

@@ -51,6 +51,12 @@ pub struct Norm {
 }
 
 impl Norm {
+    /// Its parameters.
+    pub fn params_mut<'a>(&'a mut self, out: &mut Vec<ParamMut<'a>>) {
+        out.push(ParamMut::Vector(&mut self.weight));
+        out.extend(self.bias.as_mut().map(ParamMut::Vector));
+    }
+
     fn weight(&self) -> Tensor<1> {
         let weight = self.weight.value();
         if self.spec.plus_one { weight.add_scalar(1.0) } else { weight }
@@ -85,8 +91,7 @@ impl Norm {
 
 impl Module for Norm {
     fn pieces<'a>(&'a mut self, out: &mut Vec<Piece<'a>>) {
-        out.push(Piece::Param(ParamMut::Vector(&mut self.weight)));
-        out.extend(self.bias.as_mut().map(|bias| Piece::Param(ParamMut::Vector(bias))));
+        out.push(Piece::Norm(self));
     }
 }
 

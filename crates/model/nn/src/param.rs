@@ -10,17 +10,24 @@ pub struct Param<const D: usize> {
     value: Tensor<D>,
     trainable: bool,
     fixed: bool,
+    lr_ratio: f32,
 }
 
 impl<const D: usize> Param<D> {
     /// A parameter that is not trained until [`Self::set_trainable`].
     pub fn new(name: impl Into<String>, value: Tensor<D>) -> Self {
-        Self { name: name.into(), value, trainable: false, fixed: false }
+        Self { name: name.into(), value, trainable: false, fixed: false, lr_ratio: 1.0 }
     }
 
     /// A parameter that is never trained, whoever asks: sinusoids and the like, which files have among the weights.
     pub fn fixed(name: impl Into<String>, value: Tensor<D>) -> Self {
         Self { fixed: true, ..Self::new(name, value) }
+    }
+
+    /// The same, whose learning rate is so many times that of others.
+    #[must_use]
+    pub fn with_lr_ratio(self, lr_ratio: f32) -> Self {
+        Self { lr_ratio, ..self }
     }
 
     /// The name in the checkpoint.
@@ -132,6 +139,11 @@ impl ParamMut<'_> {
     /// Whether it is never trained.
     pub fn fixed(&self) -> bool {
         each!(self, p => p.fixed)
+    }
+
+    /// What its learning rate is multiplied by.
+    pub fn lr_ratio(&self) -> f32 {
+        each!(self, p => p.lr_ratio)
     }
 
     /// Whether it is a matrix, a table or a stack of them; weight decay applies to those only.

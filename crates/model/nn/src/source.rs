@@ -18,6 +18,8 @@ use crate::tensor_train::{TensorTrain, TrainSpec};
 pub enum Init<'a> {
     /// Normally distributed, with a deviation of 0.02.
     Normal,
+    /// Normally distributed, with this deviation.
+    Deviation(f32),
     /// The same for a layer that writes to the residual stream: divided by the square root of how many do (Radford et al.
     /// 2019).
     Residual,
@@ -236,7 +238,7 @@ impl<'a> Scope<'a> {
             },
         };
         let bias = bias.then(|| here.param("bias", [shape[0]], Init::Fill(0.0))).transpose()?;
-        Ok(Linear { weight, bias, lora: None, precision: Precision::F32 })
+        Ok(Linear { weight, bias, adapter: None, precision: Precision::F32 })
     }
 
     /// A norm over `width` numbers.

@@ -6,13 +6,14 @@ use burn::tensor::{Device, Tensor};
 use cupola_artifact::Result;
 use cupola_ops::Precision;
 
+use crate::adapters::{Inserted, PrefixPass, Virtual};
 use crate::batch::{Batch, Cache, Step};
 use crate::block::{Block, BlockSpec};
 use crate::cross_attention::Memory;
 use crate::embedding::{Embedding, EmbeddingSpec};
 use crate::layer::{Pass, Reach};
 use crate::logic::Program;
-use crate::module::{Module, Piece};
+use crate::module::{Module, Piece, Place};
 use crate::norm::{Norm, NormSpec, Stream};
 use crate::router::Routing;
 use crate::source::Scope;
@@ -50,6 +51,10 @@ pub struct Stack {
     /// Which block runs when.
     pub(crate) order: Vec<usize>,
     norm: Option<Norm>,
+    /// What stands before the text.
+    before: Option<Virtual>,
+    /// Whether tokens reach those before them only.
+    pub(crate) causal: bool,
     /// What products multiply.
     pub(crate) precision: Precision,
     /// Whether blocks are computed again in the backward pass.
@@ -89,7 +94,17 @@ impl Stack {
         }
         let norm = spec.norm.map(|norm| scope.norm("norm", norm, spec.d_model)).transpose()?;
         let order = (0..blocks.len()).collect();
-        Ok(Self { spec: spec.clone(), embedding, blocks, order, norm, precision: Precision::F32, recompute: false })
+        Ok(Self {
+            spec: spec.clone(),
+            embedding,
+            blocks,
+            order,
+            norm,
+            before: None,
+            causal: true,
+            precision: Precision::F32,
+            recompute: false,
+        })
     }
 
     /// The numbers that make it.
@@ -102,9 +117,34 @@ impl Stack {
         self.embedding.tokens.value().device()
     }
 
-    /// Nothing remembered yet.
+    /// Nothing remembered yet but what stands before the text.
     pub fn cache(&self) -> Cache {
-        Cache::empty(self.spec.layers())
+        let mut cache = Cache::empty(self.spec.layers());
+        let Some(before) = &self.before else { return cache };
+        let count = before.tokens();
+        match before {
+            Virtual::Prompt(prompt) => {
+                let (ids, positions) = (vec![0; count].into(), (0..count as u32).collect());
+                let mut steps = [Step { cache: &mut cache, rows: count }];
+                self.step_at(plain(prompt.vectors()), &ids, &positions, &mut steps);
+            }
+            Virtual::Prefix(prefix) => {
+                let numbers = plain(prefix.numbers());
+                for slot in prefix.slots() {
+                    if let Some([k, v]) = prefix.of_slot(&numbers, *slot) {
+                        cache.layers[*slot].keys.extend(k, v);
+                    }
+                }
+                cache.len = count;
+            }
+        }
+        cache.before = count;
+        cache
+    }
+
+    /// Takes `tokens` out of the longest sequence: they stand before the text.
+    pub(crate) fn take_room(&mut self, tokens: usize) {
+        self.spec.max_seq_len -= tokens;
     }
 
     /// A cache that holds what the layers need of an encoder's output, `[Ts, D]`, and no tokens.
@@ -121,7 +161,7 @@ impl Stack {
             seen(&stream);
             match pass.reach {
                 // What an encoder has given would lose its gradient.
-                Reach::Batch(batch) if self.recompute && pass.memory.is_none() => {
+                Reach::Batch(batch) if self.recompute && pass.memory.is_none() && pass.prefix.is_none() => {
                     stream = Stream::new(block.recomputed(stream.value(), pass, batch));
                 }
                 _ => block.forward(&mut stream, pass),
@@ -142,9 +182,31 @@ impl Stack {
 
     fn batch(&self, batch: &Batch, given: Given, seen: impl FnMut(&Stream)) -> Hidden {
         let table = given.table.unwrap_or_else(|| self.embedding.tokens.value());
-        let x = self.embedding.forward_of(table, &batch.ids, &batch.positions, batch.types.as_ref());
-        let mut pass = self.pass(&batch.positions, Reach::Batch(batch));
-        pass.memory = given.memory;
+        let vectors = self.embedding.vectors(table, &batch.ids);
+        let Some(Virtual::Prompt(prompt)) = &self.before else {
+            let memory = given.memory;
+            return self.batch_of(vectors, batch, memory, seen);
+        };
+        let (mut seen, inserted) = (seen, Inserted::new(batch, prompt.tokens(), self.causal));
+        let vectors = inserted.insert(prompt.vectors(), vectors);
+        let hidden = self.batch_of(vectors, &inserted.batch, given.memory, |stream| {
+            seen(&Stream::new(inserted.tokens(stream.value())));
+        });
+        Hidden { last: inserted.tokens(hidden.last), ..hidden }
+    }
+
+    /// The same of the tokens' vectors, `[N, width]`.
+    fn batch_of(&self, vectors: Tensor<2>, batch: &Batch, memory: Option<Memory>, seen: impl FnMut(&Stream)) -> Hidden {
+        let prefix = match &self.before {
+            Some(Virtual::Prefix(prefix)) => Some(PrefixPass::new(prefix, batch, self.causal)),
+            _ => None,
+        };
+        // A text's tokens stand behind the prefix.
+        let behind = prefix.as_ref().map_or(0, PrefixPass::tokens);
+        let positions = batch.positions.iter().map(|p| p + behind).collect();
+        let x = self.embedding.forward_of(vectors, &batch.ids, &positions, batch.types.as_ref());
+        let mut pass = self.pass(&positions, Reach::Batch(batch));
+        (pass.memory, pass.prefix) = (memory, prefix);
         let last = self.run(x, &mut pass, seen);
         let mut extra = pass.extra;
         extra.extend(crate::router::losses(&pass.routing, batch.real.as_deref()));
@@ -185,7 +247,8 @@ impl Stack {
 
     /// What its logic layers have learned, and how they read a batch.
     pub fn programs(&self, batch: &Batch) -> Vec<Program> {
-        let x = self.embedding.forward_of(self.embedding.tokens.value(), &batch.ids, &batch.positions, None);
+        let vectors = self.embedding.vectors(self.embedding.tokens.value(), &batch.ids);
+        let x = self.embedding.forward_of(vectors, &batch.ids, &batch.positions, None);
         let mut pass = Pass { programs: Some(vec![]), ..self.pass(&batch.positions, Reach::Batch(batch)) };
         self.run(x, &mut pass, |_| {});
         pass.programs.unwrap_or_default()
@@ -199,8 +262,19 @@ impl Stack {
     /// The same with given vectors of tokens, `[V, width]`.
     pub(crate) fn step_of(&self, table: Tensor<2>, ids: &Arc<[u32]>, steps: &mut [Step<'_>]) -> Tensor<2> {
         let positions = steps.iter().flat_map(|s| s.cache.len as u32..(s.cache.len + s.rows) as u32).collect();
-        let x = self.embedding.forward_of(table, ids, &positions, None);
-        let mut pass = self.pass(&positions, Reach::Caches(steps));
+        self.step_at(self.embedding.vectors(table, ids), ids, &positions, steps)
+    }
+
+    /// The same of the tokens' vectors, `[N, width]`, at these positions.
+    fn step_at(
+        &self,
+        vectors: Tensor<2>,
+        ids: &Arc<[u32]>,
+        positions: &Arc<[u32]>,
+        steps: &mut [Step<'_>],
+    ) -> Tensor<2> {
+        let x = self.embedding.forward_of(vectors, ids, positions, None);
+        let mut pass = self.pass(positions, Reach::Caches(steps));
         pass.ids = Arc::clone(ids);
         let hidden = self.run(x, &mut pass, |_| {});
         for step in steps {
@@ -215,5 +289,11 @@ impl Module for Stack {
         self.embedding.pieces(out);
         self.blocks.pieces(out);
         self.norm.pieces(out);
+        out.push(Piece::Place(Place::Text(&mut self.before)));
     }
+}
+
+/// A tensor without its tape.
+fn plain(tensor: Tensor<2>) -> Tensor<2> {
+    if tensor.is_autodiff() { tensor.inner() } else { tensor }
 }

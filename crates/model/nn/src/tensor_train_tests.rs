@@ -149,7 +149,7 @@ fn factors_multiply_to_the_number_and_stand_near_each_other() {
 fn a_factored_layer_computes_what_its_dense_twin_does() {
     use crate::feed_forward::{FeedForward, FeedForwardSpec, FfnKind};
     use crate::linear::{Linear, Weight};
-    use crate::module::{Module, Piece};
+    use crate::module::Module;
     use cupola_ops::Activation;
 
     let spec = FeedForwardSpec { d_ff: 40, kind: FfnKind::Gated(Activation::Silu), bias: false };
@@ -158,10 +158,9 @@ fn a_factored_layer_computes_what_its_dense_twin_does() {
         let mut scope = Scope::root(&mut source, &mut angles);
         let layer = FeedForward::build(&spec, &mut scope.factored(TrainSpec { bond, cores: 2 }), 12).unwrap();
         let mut twin = layer.clone();
-        let mut pieces = vec![];
-        twin.pieces(&mut pieces);
-        for piece in pieces {
-            let Piece::Linear(Linear { weight, .. }) = piece else { panic!("a feed-forward layer is linear layers") };
+        let linears = twin.linears_mut();
+        assert_eq!(linears.len(), 3);
+        for Linear { weight, .. } in linears {
             assert!(matches!(weight, Weight::Train(_)));
             *weight = Weight::Dense(Param::new(weight.name().to_string(), weight.dense()));
         }

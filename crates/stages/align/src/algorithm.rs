@@ -17,4 +17,11 @@ pub trait Algorithm: Sync {
 }
 
 /// Every way, the default one first.
-pub const ALL: &[&dyn Algorithm] = &[&crate::preference::Preference, &crate::reward_model::RewardModel];
+pub const ALL: &[&dyn Algorithm] = &[
+    &crate::preference::Preference,
+    &crate::reward_model::RewardModel,
+    &crate::online::PPO,
+    &crate::online::RLOO,
+    &crate::online::REINFORCE_PP,
+    &crate::online::GRPO,
+];

@@ -66,31 +66,30 @@ pub enum Scale {
     None,
 }
 
-/// The answers' rewards less the mean of their group, `per_group` in a row to a prompt, divided as `scale` says.
-pub fn group_advantages(rewards: &[f64], per_group: usize, scale: Scale) -> Vec<f64> {
-    let all = deviation(rewards);
-    rewards
-        .chunks(per_group)
-        .flat_map(|group| {
-            let (mean, own) = (group.iter().sum::<f64>() / group.len() as f64, deviation(group));
-            let divisor = match scale {
-                Scale::Group => own + TINY,
-                Scale::Batch => all + TINY,
-                Scale::None => 1.0,
-            };
-            group.iter().map(move |reward| (reward - mean) / divisor).collect::<Vec<_>>()
-        })
-        .collect()
+/// The answers' rewards, by group, less the mean of their group, divided as `scale` says.
+pub fn group_advantages(groups: &[Vec<f64>], scale: Scale) -> Vec<Vec<f64>> {
+    let all = deviation(&groups.concat());
+    let of_group = |group: &Vec<f64>| {
+        let (mean, own) = (group.iter().sum::<f64>() / group.len().max(1) as f64, deviation(group));
+        let divisor = match scale {
+            Scale::Group => own + TINY,
+            Scale::Batch => all + TINY,
+            Scale::None => 1.0,
+        };
+        group.iter().map(|reward| (reward - mean) / divisor).collect()
+    };
+    groups.iter().map(of_group).collect()
 }
 
-/// The answers' rewards less the mean of the others of their group (Kool et al. 2019; Ahmadian et al. 2024, equation 7).
-pub fn leave_one_out(rewards: &[f64], per_group: usize) -> Vec<f64> {
-    let of_group = |group: &[f64]| {
+/// The answers' rewards, by group, less the mean of the others of their group (Kool et al. 2019; Ahmadian et al. 2024,
+/// equation 7).
+pub fn leave_one_out(groups: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let of_group = |group: &Vec<f64>| {
         let sum: f64 = group.iter().sum();
-        let others = (group.len() - 1).max(1) as f64;
-        group.iter().map(move |reward| reward - (sum - reward) / others).collect::<Vec<_>>()
+        let others = group.len().saturating_sub(1).max(1) as f64;
+        group.iter().map(|reward| reward - (sum - reward) / others).collect()
     };
-    rewards.chunks(per_group).flat_map(of_group).collect()
+    groups.iter().map(of_group).collect()
 }
 
 fn deviation(values: &[f64]) -> f64 {

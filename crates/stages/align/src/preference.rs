@@ -3,7 +3,7 @@
 use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, StageContext};
 use cupola_artifact::{Error, Result, human_count, parse_config, unknown_name};
 use cupola_generate::load_to_change;
-use cupola_nn::{Decoder, DecoderSpec, Module};
+use cupola_nn::{Decoder, DecoderSpec};
 use cupola_tokenizer::{Message, Tokenizer};
 use cupola_train::Objective;
 use cupola_train::batching::Layout;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::algorithm::Algorithm;
 use crate::dataset::{Encoded, Gathered};
+use crate::doctor::conclude;
 use crate::loss::{self, Divergence, LossSettings, PairLoss, Reward};
 use crate::pairs::{Pair, PairAlignment, ScoredPair};
 use crate::records::{read_preference, read_verdicts};
@@ -413,7 +414,7 @@ impl Configured for Aligned {
         let (settings, input) = (&self.shared, context.input("model")?);
         let device = cupola_ops::open(context.device)?;
         let (mut model, tokenizer) = load_to_change(&input.path, &device)?;
-        model.merge_lora()?;
+        model.merge_adapter()?;
         // The reference as the model in training: a difference would be a reward.
         model.network.set_precision(settings.precision.resolve());
         let spec = model.decoder()?.spec().clone();
@@ -451,6 +452,7 @@ impl Configured for Aligned {
         metrics.insert("trainable_parameters".into(), json!(trainable));
         metrics.insert("parameters".into(), json!(spec.parameters()));
         metrics.insert("lr".into(), json!(lr));
+        conclude(context, &before, &summary, &mut metrics)?;
         let found = |name: &str| summary.evaluation.iter().find(|(n, _)| n == name).map(|(_, value)| *value);
         let came_out = match (found("validation_reward_accuracy"), found("validation_reward_margin")) {
             (Some(accuracy), Some(margin)) => {

@@ -19,7 +19,7 @@ pub struct Preference {
 
 /// The pair in a record: `chosen` and `rejected`, texts or lists of messages, after `prompt` (a text or messages) or
 /// `instruction` with its `input`. Lists of messages may repeat the prompt, or hold it alone: then it is what both have
-/// in common.
+/// in common. Texts may be transcripts of `Human:` and `Assistant:`, as those of Bai et al. 2022 are.
 ///
 /// # Errors
 /// What is wrong with the record; names file and line.
@@ -30,9 +30,36 @@ pub fn read_preference(record: &Record) -> Result<Preference> {
     })
 }
 
+/// What stands before the turns of a transcript, as Bai et al. 2022 ("Training a Helpful and Harmless Assistant") publish
+/// their preferences, and whose turns they are.
+const TURNS: [(&str, &str); 2] = [("\n\nHuman:", "user"), ("\n\nAssistant:", "assistant")];
+
+/// The messages of a transcript; none where a text is no transcript. The last message is its answer, if it has one.
+fn transcript(value: Option<&Value>) -> Option<Vec<Message>> {
+    let text = value?.as_str()?;
+    let next = |from: usize| {
+        let found = TURNS.iter().filter_map(|(mark, role)| Some((text[from..].find(mark)? + from, mark.len(), *role)));
+        found.min()
+    };
+    let (mut at, mut messages) = (next(0).filter(|(at, _, _)| text[..*at].trim().is_empty())?, vec![]);
+    loop {
+        let begin = at.0 + at.1;
+        let following = next(begin);
+        let content = text[begin..following.map_or(text.len(), |f| f.0)].trim();
+        messages.push(Message::new(at.2, content));
+        match following {
+            Some(following) => at = following,
+            None => return Some(messages).filter(|messages| messages.len() > 1),
+        }
+    }
+}
+
 fn read(record: &Record) -> Result<Preference, String> {
-    let mut chosen = answer("chosen", record.value.get("chosen"))?;
-    let mut rejected = answer("rejected", record.value.get("rejected"))?;
+    let messages = |key: &str| match transcript(record.value.get(key)) {
+        Some(messages) => Ok(messages),
+        None => answer(key, record.value.get(key)),
+    };
+    let (mut chosen, mut rejected) = (messages("chosen")?, messages("rejected")?);
     let stated = prompt_of(&record.value)?;
     let mut prompt = stated.unwrap_or_default();
     if chosen[0].role != "assistant" || prompt.is_empty() {
@@ -142,6 +169,22 @@ mod tests {
             assert_eq!(chosen, [Message::new("assistant", "good")]);
             assert_eq!(rejected, [Message::new("assistant", "bad")]);
         }
+    }
+
+    #[test]
+    fn transcripts_are_read_as_messages() {
+        let begin = "\n\nHuman: hi\n\nAssistant: hello, what?\n\nHuman: a\n\nlong question\n\nAssistant:";
+        let value = json!({"chosen": format!("{begin} good\n\nanswer"), "rejected": format!("{begin} bad")});
+        let Preference { prompt, chosen, rejected } = read_preference(&record(value)).unwrap();
+        let said = |role: &str, text: &str| Message::new(role, text);
+        assert_eq!(prompt, [said("user", "hi"), said("assistant", "hello, what?"), said("user", "a\n\nlong question")]);
+        assert_eq!(
+            (&chosen[..], &rejected[..]),
+            (&[said("assistant", "good\n\nanswer")][..], &[said("assistant", "bad")][..])
+        );
+        // A text that merely mentions the words is none.
+        let value = json!({"prompt": "q", "chosen": "He said\n\nHuman: no", "rejected": "b"});
+        assert_eq!(read_preference(&record(value)).unwrap().chosen, [said("assistant", "He said\n\nHuman: no")]);
     }
 
     #[test]

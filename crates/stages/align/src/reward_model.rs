@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::algorithm::Algorithm;
 use crate::dataset::Gathered;
+use crate::doctor::conclude;
 use crate::pairs::Pair;
 use crate::records::{margin_of, read_preference};
 use crate::reward_loss::reward_loss;
@@ -66,8 +67,8 @@ struct Led {
     margin: f32,
 }
 
-/// The rewards of texts, `[A]`, each read after its last token; and how many tokens were read.
-pub fn rewards(encoder: &Encoder, texts: &[&[u32]], pad: u32) -> (Tensor<1>, usize) {
+/// The scores of texts, `[A, labels]`, each read whole; shorter ones are padded.
+pub(crate) fn padded_scores(encoder: &Encoder, texts: &[&[u32]], pad: u32) -> Tensor<2> {
     let width = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
     let mut ids = Vec::with_capacity(width * texts.len());
     let mut places = Vec::with_capacity(texts.len());
@@ -77,7 +78,12 @@ pub fn rewards(encoder: &Encoder, texts: &[&[u32]], pad: u32) -> (Tensor<1>, usi
         places.push(0..text.len());
     }
     let batch = encoder.spec().batch(ids, &places);
-    let scores = encoder.scores(encoder.hidden(&batch), &batch); // [A, 1]
+    encoder.scores(encoder.hidden(&batch), &batch)
+}
+
+/// The rewards of texts, `[A]`, each read after its last token; and how many tokens were read.
+fn rewards(encoder: &Encoder, texts: &[&[u32]], pad: u32) -> (Tensor<1>, usize) {
+    let scores = padded_scores(encoder, texts, pad); // [A, 1]
     (scores.reshape([texts.len()]), texts.iter().map(|ids| ids.len()).sum())
 }
 
@@ -216,8 +222,7 @@ impl Configured for Rewarding {
         let mut counts = serde_json::Map::new();
         data.report("pairs", &mut counts);
         settings.prepare(&mut model, context.seed)?;
-        // A head drawn at random is trained whatever else is.
-        model.set_trainable(|p| p.trainable() || p.name().starts_with("score."));
+        model.train_head();
         let trainable: u64 = model.params_mut().iter().filter(|p| p.trainable()).map(|p| p.numel() as u64).sum();
         let (steps, (lr, rule)) = (settings.steps(data.train.len()), settings.peak_lr(LR_SCALE, &spec.stack));
         context.progress.line(&format!(
@@ -245,6 +250,7 @@ impl Configured for Rewarding {
         metrics.insert("trainable_parameters".into(), json!(trainable));
         metrics.insert("parameters".into(), json!(spec.parameters()));
         metrics.insert("lr".into(), json!(lr));
+        conclude(context, &before, &summary, &mut metrics)?;
         let found = |name: &str| summary.evaluation.iter().find(|(n, _)| n == name).map(|(_, value)| *value);
         let came_out = match found("validation_reward_accuracy") {
             Some(accuracy) => format!("held-out accuracy {:.0}%", 100.0 * accuracy),

@@ -223,11 +223,12 @@ fn losses_on_own_answers_have_parity_with_trl() {
         let rows = Rows::of(golden);
         let (rewards, answers) = (golden.f64("in.rewards").1, rows.lengths.len());
         let per_group = answers / 2;
+        let groups: Vec<Vec<f64>> = rewards.chunks(per_group).map(<[f64]>::to_vec).collect();
         let advantages = |from: &str| match from {
-            "group" => group_advantages(&rewards, per_group, Scale::Group),
-            "batch" => group_advantages(&rewards, per_group, Scale::Batch),
-            "none" => group_advantages(&rewards, per_group, Scale::None),
-            "rloo" => leave_one_out(&rewards, per_group),
+            "group" => group_advantages(&groups, Scale::Group).concat(),
+            "batch" => group_advantages(&groups, Scale::Batch).concat(),
+            "none" => group_advantages(&groups, Scale::None).concat(),
+            "rloo" => leave_one_out(&groups).concat(),
             other => panic!("no advantages {other}"),
         };
         let plain = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<f32>>();

@@ -6,7 +6,6 @@ use cupola_arch::Model;
 use cupola_artifact::stage::{Configured, Input, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Context, Error, Result, human_bytes, parse_config, unknown_name, write_atomic};
 use cupola_generate::{TextScore, load_model, load_to_change, score_texts};
-use cupola_nn::Module;
 use cupola_records::{Split, read_documents};
 use cupola_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -131,7 +130,7 @@ impl Configured for Compression {
         let input = context.input("model")?;
         let device = cupola_ops::open(context.device)?;
         let (mut original, tokenizer) = load_to_change(&input.path, &device)?;
-        original.merge_lora()?;
+        original.merge_adapter()?;
         let mut compressed = original.clone();
         self.method.apply(&mut compressed)?;
         compressed.save(context.dir)?;

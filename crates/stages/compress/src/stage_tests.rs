@@ -2,6 +2,7 @@
 
 use cupola_artifact::Class;
 use cupola_artifact::stage::Silent;
+use cupola_nn::Module;
 use cupola_testkit::{TempDir, tiny_llama_dir};
 
 use super::*;

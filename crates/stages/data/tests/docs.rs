@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use cupola_data::{STEPS, privacy_kinds};
 use serde_json::Value;
@@ -31,22 +30,5 @@ fn setting((name, value): (&String, &Value)) -> String {
 
 #[test]
 fn the_tables_are_those_of_the_lists() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs/data.md");
-    let mut page = std::fs::read_to_string(&path).unwrap();
-    for (name, table) in [("steps", table()), ("privacy", kinds())] {
-        let (start, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
-        let start = page.find(&start).unwrap() + start.len();
-        let end = page.find(&end).unwrap();
-        if std::env::var_os("CUPOLA_WRITE_DOCS").is_some() {
-            page.replace_range(start..end, &table);
-        }
-        let there = page.get(start..end).unwrap_or_default();
-        assert!(
-            std::env::var_os("CUPOLA_WRITE_DOCS").is_some() || there == table,
-            "{name} in docs/data.md is not up to date: run this test with CUPOLA_WRITE_DOCS=1"
-        );
-    }
-    if std::env::var_os("CUPOLA_WRITE_DOCS").is_some() {
-        std::fs::write(&path, page).unwrap();
-    }
+    cupola_testkit::check_tables("data.md", &[("steps", table()), ("privacy", kinds())]);
 }

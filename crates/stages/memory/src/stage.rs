@@ -8,7 +8,7 @@ use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, St
 use cupola_artifact::{Error, Result, human_bytes, human_count, parse_config};
 use cupola_generate::{document_start, load_model, score_texts};
 use cupola_neighbours::{Found, Memory, Settings};
-use cupola_nn::{Module, Readout};
+use cupola_nn::Readout;
 use cupola_records::{Split, read_documents, total_bytes};
 use cupola_tokenizer::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -139,7 +139,7 @@ impl Configured for MemoryConfig {
     fn run(&self, context: &StageContext<'_>) -> Result<Report> {
         let input = context.input("model")?;
         let (mut model, tokenizer) = load_model(&input.path, &cupola_ops::open(context.device)?)?;
-        model.merge_lora()?;
+        model.merge_adapter()?;
         let vocab_size = model.spec().stack().vocab_size;
         let width = model.spec().stack().embedding.width;
         let old = Memory::load(&input.path, vocab_size)?;

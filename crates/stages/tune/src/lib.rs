@@ -1,7 +1,14 @@
-//! The stage `tune`: supervised fine-tuning on conversations, with the loss on the assistant's tokens only.
+//! The stage `tune`: supervised fine-tuning, on what the assistant says in conversations or on labels of texts.
 
-mod objective;
+mod conversations;
+mod labelled;
+mod labels;
+mod scores;
+mod sets;
 mod stage;
+pub mod task;
+mod text;
+mod tuning;
 
-pub use objective::Tuning;
 pub use stage::TuneStage;
+pub use tuning::Tuning;

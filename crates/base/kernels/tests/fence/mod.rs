@@ -31,6 +31,8 @@ mod logic;
 mod losses;
 #[path = "../min_hash.rs"]
 mod min_hash;
+#[path = "../nf4.rs"]
+mod nf4;
 #[path = "../norm.rs"]
 mod norm;
 #[path = "../optim.rs"]

@@ -3,7 +3,6 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
-mod server;
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,7 +17,7 @@ use cupola_records::{Document, Split, read_documents};
 use serde_json::{Value, json};
 
 use bed::run_stage as run_on;
-use server::{Reply, Request, Server};
+use cupola_testkit::chat_server::{Reply, Request, Server};
 
 /// A variable that cargo sets for each test, as a key; and what it holds.
 const KEY: (&str, &str) = ("CARGO_PKG_NAME", "cupola-data");

@@ -7,27 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use cupola_artifact::{Context, Result};
+use cupola_client::Answer;
 use serde::{Deserialize, Serialize};
 
 use crate::pipeline::read_exact_at;
-
-/// An answer of a model.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer {
-    /// What it said.
-    pub text: String,
-    /// Whether it was cut at the most tokens allowed.
-    pub cut: bool,
-    /// The model as the server calls it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// Tokens of the request, where the server counts.
-    #[serde(default)]
-    pub prompt_tokens: u64,
-    /// Tokens of the answer.
-    #[serde(default)]
-    pub completion_tokens: u64,
-}
 
 #[derive(Serialize, Deserialize)]
 struct Line {

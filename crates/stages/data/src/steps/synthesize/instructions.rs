@@ -4,10 +4,10 @@ use cupola_records::Document;
 use serde_json::{Map, Value, json};
 
 use super::Synthesize;
-use super::answers::Answer;
 use super::parse::{labelled, objects, text_of, visible};
 use super::task::{Outcome, Piece, Task};
 use crate::step::Verdict;
+use cupola_client::Answer;
 
 /// The task `instructions`.
 pub struct Instructions;

@@ -4,9 +4,9 @@ use cupola_records::Document;
 use serde_json::Value;
 
 use super::Synthesize;
-use super::answers::Answer;
 use super::parse::{labelled, objects, visible};
 use super::task::{Outcome, Task};
+use cupola_client::Answer;
 
 /// The rubric where the recipe has none.
 pub const RUBRIC: &str = "1: nothing to learn from: advertising, navigation, spam, or not understandable.\n\

@@ -3,9 +3,9 @@
 use cupola_records::Document;
 
 use super::Synthesize;
-use super::answers::Answer;
 use super::parse::{items, visible};
 use super::task::{Outcome, Piece, Task};
+use cupola_client::Answer;
 
 /// The task `list`.
 pub struct List;

@@ -1,7 +1,6 @@
 //! Documents made of documents by a model behind an OpenAI-style API, or judged by it.
 
 mod answers;
-mod api;
 mod instructions;
 mod judge;
 mod list;
@@ -16,12 +15,12 @@ mod text;
 use std::path::Path;
 
 use cupola_artifact::{Error, Result, sha256_hex, unknown_name};
+use cupola_client::{Api, Asking, Failure, is_variable, key, url};
 use cupola_records::Document;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
-use self::api::{Api, Asking, Failure};
 use self::prompt::Prompt;
 use self::request::Asker;
 use self::task::{Outcome, Piece, Task};
@@ -147,6 +146,9 @@ impl std::fmt::Debug for Ready {
     }
 }
 
+/// What hints say of answers that were there when asking ended.
+const KEPT: &str = "what was answered is kept: the same command goes on from here";
+
 impl Many for Synthesize {
     fn validate(&self) -> Result<()> {
         let task = self.task()?;
@@ -156,10 +158,9 @@ impl Many for Synthesize {
                     .with_hint("e.g. `{ step = \"synthesize\", api = \"http://127.0.0.1:8000/v1\", model = \"…\", task = \"summary\" }`"));
             }
         }
-        api::url(&self.api)?;
+        url(&self.api).map_err(|e| e.wrap("in `synthesize`"))?;
         Prompt::new(self.template(task)?)?;
-        let name = self.key_env.as_deref().unwrap_or("KEY");
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        if !self.key_env.as_deref().is_none_or(is_variable) {
             return Err(Error::usage("`key_env` of `synthesize` is no name of an environment variable")
                 .with_hint("the key itself never stands in a recipe: `export API_KEY=…` and `key_env = \"API_KEY\"`"));
         }
@@ -189,7 +190,7 @@ impl Many for Synthesize {
         let prompt = Prompt::new(template)?;
         let rubric = self.rubric().to_owned();
         let hashed = json!([template, self.system, task.judges().then_some(rubric)]).to_string();
-        let asking = Asking { timeout: self.timeout_s, retries: self.retries, backoff: self.backoff_s };
+        let asking = Asking { timeout: self.timeout_s, retries: self.retries, backoff: self.backoff_s, kept: KEPT };
         let api = Api::new(&self.api, key(self.key_env.as_deref())?, asking)?;
         let seed = self.seed.unwrap_or(setting.seed);
         let temperature = self.temperature.unwrap_or_else(|| task.temperature());
@@ -350,18 +351,6 @@ impl Synthesize {
         }
         let id = format!("{}#{}-{}", from.id, self.task, number + 1);
         (Document { id, text: piece.text, source: from.source.clone(), fields }, piece.verdict)
-    }
-}
-
-/// The environment variable's name and the key that it holds.
-fn key(name: Option<&str>) -> Result<Option<(String, String)>> {
-    let Some(name) = name else { return Ok(None) };
-    match std::env::var(name) {
-        Ok(key) if !key.trim().is_empty() => Ok(Some((name.to_owned(), key))),
-        _ => Err(Error::usage(format!(
-            "the environment variable {name}, which `key_env` of `synthesize` names, holds no key"
-        ))
-        .with_hint(format!("`export {name}=…` before the run, or remove `key_env` where the server wants no key"))),
     }
 }
 

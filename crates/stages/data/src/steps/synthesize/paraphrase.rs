@@ -3,8 +3,8 @@
 use cupola_records::Document;
 
 use super::Synthesize;
-use super::answers::Answer;
 use super::task::{Outcome, Task, whole_text};
+use cupola_client::Answer;
 
 /// The task `paraphrase`.
 pub struct Paraphrase;

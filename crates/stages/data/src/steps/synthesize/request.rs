@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use cupola_artifact::{Error, Result, sha256_hex};
+use cupola_client::{Answer, Api, Failure};
 use serde_json::{Map, Value, json};
 
-use super::answers::{Answer, Answers};
-use super::api::{Api, Failure};
+use super::answers::Answers;
 
 /// Digits of a request's hash that stand for it.
 const DIGITS: usize = 32;

@@ -3,9 +3,9 @@
 use cupola_records::Document;
 use serde_json::{Map, Value};
 
-use super::answers::Answer;
 use super::{Synthesize, instructions, judge, list, paraphrase, summary, text};
 use crate::step::Verdict;
+use cupola_client::Answer;
 
 /// One kind of question, and how its answer is read.
 pub trait Task: Sync {
