@@ -126,3 +126,77 @@ fn every_optimizer_continues_where_it_was_killed() {
         assert_eq!(weights(place, &killed), weights(place, &whole), "{name}");
     }
 }
+
+const PACKED: &str = r#"
+seed = 7
+[data.lines]
+sources = ["text.txt"]
+split = "position"
+[data.sums]
+sources = ["sums.jsonl"]
+[tokenizer.bpe]
+data = "lines"
+vocab_size = 300
+[pack.prose]
+data = "lines"
+tokenizer = "bpe"
+shard_tokens = 20000
+[pack.sums]
+data = "sums"
+tokenizer = "bpe"
+[pack.sums.rows]
+length = 32
+[pretrain.base]
+data = ["prose", "pack.sums"]
+curriculum = [{ until = 0.5, weights = { prose = 3, sums = 1 } }, { weights = { sums = 1 } }]
+depth = 2
+d_model = 32
+seq_len = 32
+batch_tokens = 256
+micro_batch = 3
+tokens = 20000
+checkpoints = 8
+evaluations = 2
+samples = 1
+"#;
+
+#[test]
+fn training_on_a_mixture_of_packs_continues_where_it_was_killed() {
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path();
+    let text: String = (0..3000).map(|i| format!("Line {i} speaks of {} and {}.\n", i * i % 97, i % 13)).collect();
+    fs::write(place.join("text.txt"), text).unwrap();
+    let sums: String = (0..2000).map(|i| format!("{{\"text\": \"{i} and {} are {}\"}}\n", i % 7, i + i % 7)).collect();
+    fs::write(place.join("sums.jsonl"), sums).unwrap();
+    fs::write(place.join("recipe.toml"), PACKED).unwrap();
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cupola")).args(args).current_dir(place).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        (output.status.success(), text)
+    };
+    let planned = run(&["plan", "recipe.toml", "--out", "whole"]).1;
+    assert!(planned.contains("prose: about ") && planned.contains("37.5% of the training"), "{planned}");
+    let (done, text) = run(&["run", "recipe.toml", "--out", "whole"]);
+    assert!(done && text.contains("sums: ") && text.contains("62.5% of the training"), "{text}");
+    // Now that the shards are there, the plan counts them.
+    let counted = run(&["plan", "recipe.toml", "--out", "whole"]).1;
+    let line = |text: &str| text.lines().find(|line| line.contains("prose: ")).map(|line| line.trim().to_owned());
+    assert!(!counted.contains("about ") && text.contains(&line(&counted).unwrap()), "{counted}\n{text}");
+
+    let mut child = start(place, "killed");
+    let saved = || checkpoint_names(place, "killed").iter().any(|n| !n.ends_with(".partial"));
+    assert!(wait_for(&mut child, saved), "it ended before its first checkpoint was seen");
+    kill(child);
+    assert!(start(place, "killed").wait().unwrap().success());
+    assert_eq!(weights(place, "killed"), weights(place, "whole"));
+
+    for (setting, what) in [
+        ("pretrain.base.seq_len=64", "the packed rows have 32 tokens, but seq_len = 64"),
+        ("pretrain.base.data=[\"prose\", \"lines\"]", "not all packs"),
+        ("pretrain.base.data=\"lines\"", "`data` in [pretrain.base] names 1 inputs"),
+        ("pretrain.base.curriculum=[{weights={sum=1}}]", "did you mean `sums`?"),
+    ] {
+        let (done, text) = run(&["run", "recipe.toml", "--out", "wrong", "--set", setting]);
+        assert!(!done && text.contains(what), "{setting}: {text}");
+    }
+}

@@ -74,6 +74,12 @@ impl Content {
         Ok(content)
     }
 
+    /// Bytes in memory, under a name.
+    pub fn of_bytes(name: &str, bytes: Vec<u8>, skipped: Skipped) -> Result<Self> {
+        let budget = Budget::of_size(bytes.len() as u64);
+        Self::unpack(PathBuf::from(name), Box::new(Cursor::new(bytes)), budget, skipped)
+    }
+
     /// A member of an archive; `budget` is the archive's.
     pub fn of_member(path: PathBuf, raw: Box<dyn Read + Send>, budget: Budget, skipped: Skipped) -> Result<Self> {
         Ok(Self { in_archive: true, ..Self::unpack(path, raw, budget, skipped)? })

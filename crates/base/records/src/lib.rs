@@ -16,6 +16,7 @@ mod documents;
 mod encoding;
 mod expand;
 mod formats;
+mod fuzz;
 mod packings;
 mod source;
 
@@ -32,6 +33,7 @@ pub use documents::{
     Document, DocumentWriter, Split, TRAIN_FILE, VALIDATION_FILE, read_documents, split_by_position, total_bytes,
 };
 pub use expand::expand;
+pub use fuzz::{Ended, read_named_by_first_byte};
 pub use source::{file_of_source, source_bytes};
 
 /// The longest line of JSONL, or element of a JSON array, in bytes: 64 MiB.
@@ -99,6 +101,39 @@ pub fn read_records(path: &Path) -> Result<Records> {
         Source::Code(folder) => formats::tree(&folder, skipped.clone())?,
     };
     Ok(Records { stream, skipped })
+}
+
+/// Reads bytes in memory as if they were a file of that name; sources that are more than a file's name are not known here.
+pub fn read_bytes(name: &str, bytes: Vec<u8>) -> Result<Records> {
+    let skipped = Skipped::default();
+    let stream = formats::open(Content::of_bytes(name, bytes, skipped.clone())?)?;
+    Ok(Records { stream, skipped })
+}
+
+/// A zip archive, a book or a Word document, for what lies in it beside records.
+pub struct Archive(formats::Zip);
+
+impl Archive {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// A file that is none, or damaged.
+    pub fn open(path: &Path) -> Result<Self> {
+        formats::Zip::open(Content::of_file(path, Skipped::default())?).map(Self)
+    }
+
+    /// The names of its members, in order.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.0.names()
+    }
+
+    /// A member by its name; `None` where there is none.
+    ///
+    /// # Errors
+    /// A member that is damaged, encrypted, longer than `limit` bytes, or unpacks to suspiciously much.
+    pub fn read(&mut self, name: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+        self.0.read(name, limit)
+    }
 }
 
 /// Parses one JSON object; `offset` is where `bytes` starts in the (decompressed) file.

@@ -175,16 +175,28 @@ impl ScoreTexts {
     /// When the tokenizer fails or does not fit the model.
     pub fn encode(decoder: &Decoder, tokenizer: &Tokenizer, texts: &[&str]) -> Result<Self> {
         let (start, window) = (document_start(decoder, tokenizer)?, decoder.spec().max_seq_len);
-        let mut items = Vec::new();
-        for ids in tokenizer.encode_batch(texts)? {
-            let mut before = start;
-            for part in ids.chunks(window) {
-                items.push(ScoreItem::continuation(&[before], part));
-                before = part[part.len() - 1];
-            }
+        let mut all = Self { items: Vec::new(), tokens: 0, bytes: texts.iter().map(|t| t.len() as u64).sum() };
+        tokenizer.encode_batch(texts)?.iter().for_each(|ids| all.add(start, ids, window));
+        Ok(all)
+    }
+
+    /// Documents that are tokens already, each with the token before it first; the bytes of their texts.
+    pub fn of_tokens(decoder: &Decoder, documents: &[Vec<u32>], bytes: u64) -> Self {
+        let mut all = Self { items: Vec::new(), tokens: 0, bytes };
+        for (start, ids) in documents.iter().filter_map(|ids| ids.split_first()) {
+            all.add(*start, ids, decoder.spec().max_seq_len);
         }
-        let tokens = items.iter().map(|item| item.ids.len() as u64 - 1).sum();
-        Ok(Self { items, tokens, bytes: texts.iter().map(|t| t.len() as u64).sum() })
+        all
+    }
+
+    /// Adds a document's windows.
+    fn add(&mut self, start: u32, ids: &[u32], window: usize) {
+        let mut before = start;
+        for part in ids.chunks(window) {
+            self.items.push(ScoreItem::continuation(&[before], part));
+            before = part[part.len() - 1];
+        }
+        self.tokens += ids.len() as u64;
     }
 
     /// How well a model predicts them. `progress` hears how many of the tokens are done.

@@ -134,6 +134,31 @@ impl Default for Mixture {
     }
 }
 
+impl Mixture {
+    /// How often each source is taken so that its bytes have the share wanted, from the bytes that there are of each.
+    ///
+    /// # Errors
+    /// When no source with a weight has any.
+    pub fn epochs(&self, sources: &[Source], bytes: &[f64]) -> Result<Vec<f64>> {
+        let weight = |i: usize| match sources[i].weight() {
+            Some(weight) => weight,
+            None => bytes[i].powf(1.0 / self.temperature),
+        };
+        let weights: Vec<f64> = (0..sources.len()).map(|i| if bytes[i] > 0.0 { weight(i) } else { 0.0 }).collect();
+        let sum: f64 = weights.iter().sum();
+        if sum <= 0.0 {
+            return Err(Error::failed("nothing is left of the sources that have a weight")
+                .with_hint("look at report.html of a run without `mixture`, or change the weights"));
+        }
+        let wanted = self.bytes.map_or(bytes.iter().sum(), |bytes| bytes as f64);
+        let epochs = |i: usize| match bytes[i] > 0.0 {
+            true => (weights[i] / sum * wanted / bytes[i]).min(self.max_epochs),
+            false => 0.0,
+        };
+        Ok((0..sources.len()).map(epochs).collect())
+    }
+}
+
 fn once() -> f64 {
     1.0
 }
@@ -276,6 +301,12 @@ impl DataConfig {
             .map(|step| {
                 let mut settings = step.settings.clone();
                 settings["step"] = json!(step.kind.name);
+                if !step.against.is_empty() {
+                    settings["against"] = json!(step.against);
+                }
+                if step.keep_index {
+                    settings["keep_index"] = json!(true);
+                }
                 settings
             })
             .collect();

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use cupola_artifact::stage::Plan;
-use cupola_artifact::{Result, human_count};
+use cupola_artifact::{Result, human_bytes, human_count};
 use cupola_records::read_records;
 
-use crate::collect;
+use crate::collect::{self, LocalFile};
 use crate::config::{DataConfig, Source};
 use crate::pipeline;
 
@@ -34,45 +34,96 @@ pub const BYTES_PER_TOKEN: f64 = 4.4;
 /// Bytes of an artifact per byte of text: zstd at its default level on English prose.
 const PACKED: f64 = 0.4;
 
+/// What the sources hold, by source: estimated from the sizes of files and a look into some.
+struct Estimate {
+    files: usize,
+    documents: Vec<f64>,
+    bytes: Vec<f64>,
+}
+
+impl Estimate {
+    fn of(config: &DataConfig, recipe_dir: &Path, known: &[Option<Vec<LocalFile>>]) -> Result<Self> {
+        let files = pipeline::files(config, recipe_dir, known)?;
+        let nothing = vec![0.0; config.sources.len()];
+        let mut all = Self { files: files.len(), documents: nothing.clone(), bytes: nothing };
+        let mut bytes_per_document = 0.0;
+        for (i, file) in files.iter().enumerate() {
+            let (on_disk, source) = (file.bytes as f64, file.source);
+            let file = file.path.as_path();
+            let packed = file.extension().is_some_and(|e| e == "gz" || e == "zst" || e == "parquet");
+            let unpacked = if packed { on_disk * UNPACKED } else { on_disk };
+            all.bytes[source] += unpacked;
+            if is_text(file) {
+                all.documents[source] += 1.0;
+                continue;
+            }
+            if i < SAMPLED_FILES || bytes_per_document == 0.0 {
+                bytes_per_document = sample(file).unwrap_or(bytes_per_document);
+            }
+            let documents = if bytes_per_document > 0.0 { (unpacked / bytes_per_document).max(1.0) } else { 1.0 };
+            all.documents[source] += documents;
+        }
+        Ok(all)
+    }
+
+    /// How often each source is taken; nothing of a mixture of nothing.
+    fn epochs(&self, config: &DataConfig) -> Vec<f64> {
+        match &config.mixture {
+            Some(mixture) => {
+                mixture.epochs(&config.sources, &self.bytes).unwrap_or_else(|_| vec![0.0; config.sources.len()])
+            }
+            None => config.sources.iter().map(Source::epochs).collect(),
+        }
+    }
+
+    /// A line about each source, if there are several: what it holds, and what of the mixture it will be.
+    fn mixture(&self, config: &DataConfig) -> Vec<String> {
+        if config.sources.len() < 2 {
+            return Vec::new();
+        }
+        let epochs = self.epochs(config);
+        let written: Vec<f64> = self.bytes.iter().zip(&epochs).map(|(bytes, epochs)| bytes * epochs).collect();
+        let all = written.iter().sum::<f64>().max(1.0);
+        let line = |(i, source): (usize, &Source)| {
+            format!(
+                "{}: about {} documents, {}, {} tokens; {:.2} epochs make {} tokens, {:.1}% of the text",
+                source.path(),
+                human_count(self.documents[i].round()),
+                human_bytes(self.bytes[i]),
+                human_count(self.bytes[i] / BYTES_PER_TOKEN),
+                epochs[i],
+                human_count(written[i] / BYTES_PER_TOKEN),
+                100.0 * written[i] / all
+            )
+        };
+        config.sources.iter().enumerate().map(line).collect()
+    }
+}
+
+/// What the mixture will be if the steps drop the same share of every source, a line for each of several sources.
+pub fn mixture(config: &DataConfig, recipe_dir: &Path, known: &[Option<Vec<LocalFile>>]) -> Result<Vec<String>> {
+    Ok(Estimate::of(config, recipe_dir, known)?.mixture(config))
+}
+
 /// Estimates.
 pub fn plan(config: &DataConfig, recipe_dir: &Path) -> Result<Plan> {
     // Nothing is collected for a plan.
     let known = collect::known(config, recipe_dir)?.files;
-    let files = pipeline::files(config, recipe_dir, &known)?;
-    let (mut bytes, mut documents, mut written) = (0.0, 0.0, 0.0);
-    let mut by_source = vec![0.0; config.sources.len()];
-    let mut bytes_per_document = 0.0;
-    for (i, file) in files.iter().enumerate() {
-        let (on_disk, epochs, source) = (file.bytes as f64, config.sources[file.source].epochs(), file.source);
-        let file = file.path.as_path();
-        let packed = file.extension().is_some_and(|e| e == "gz" || e == "zst" || e == "parquet");
-        let unpacked = if packed { on_disk * UNPACKED } else { on_disk };
-        bytes += unpacked;
-        written += unpacked * epochs;
-        by_source[source] += unpacked * epochs;
-        if is_text(file) {
-            documents += 1.0;
-            continue;
-        }
-        if i < SAMPLED_FILES || bytes_per_document == 0.0 {
-            bytes_per_document = sample(file).unwrap_or(bytes_per_document);
-        }
-        documents += if bytes_per_document > 0.0 { (unpacked / bytes_per_document).max(1.0) } else { 1.0 };
-    }
+    let estimate = Estimate::of(config, recipe_dir, &known)?;
+    let bytes: f64 = estimate.bytes.iter().sum();
+    let written: f64 = estimate.bytes.iter().zip(estimate.epochs(config)).map(|(bytes, epochs)| bytes * epochs).sum();
     let validation = written * config.validation_fraction;
     let facts = [
         ("bytes", bytes),
-        ("documents", documents.round()),
+        ("documents", estimate.documents.iter().sum::<f64>().round()),
         ("train_bytes", written - validation),
         ("validation_bytes", validation),
     ];
     let mut notes =
-        vec![format!("{} files; bytes and documents are estimated from their sizes and first records", files.len())];
+        vec![format!("{} files; bytes and documents are estimated from their sizes and first records", estimate.files)];
     let elsewhere = config.sources.iter().zip(&known).filter(|(_, files)| files.as_ref().is_some_and(Vec::is_empty));
     notes.extend(elsewhere.map(|(source, _)| format!("{}: not in the cache yet, not counted", source.path())));
-    if config.sources.len() > 1 {
-        notes.extend(config.sources.iter().zip(&by_source).map(|(source, bytes)| mixture(source, *bytes, written)));
-    }
+    notes.extend(estimate.mixture(config));
     let threads = rayon::current_num_threads() as f64;
     Ok(Plan {
         facts: facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
@@ -83,17 +134,6 @@ pub fn plan(config: &DataConfig, recipe_dir: &Path) -> Result<Plan> {
         seconds: bytes / BYTES_PER_SECOND,
         notes,
     })
-}
-
-/// A line about a source's share of what will be written.
-fn mixture(source: &Source, bytes: f64, all: f64) -> String {
-    format!(
-        "{}: {:.1}% of the text, about {} tokens ({} epochs)",
-        source.path(),
-        100.0 * bytes / all.max(1.0),
-        human_count(bytes / BYTES_PER_TOKEN),
-        source.epochs()
-    )
 }
 
 fn is_text(file: &Path) -> bool {

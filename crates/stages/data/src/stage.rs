@@ -71,6 +71,9 @@ impl Configured for ConfiguredData {
         let setting = Setting { recipe_dir: context.recipe_dir, seed: context.seed };
         let collection = collect::collect(&self.config, context.recipe_dir, &Environment::read(), context.progress)?;
         forget_other_sources(&collection, context.work)?;
+        for line in plan::mixture(&self.config, context.recipe_dir, &collection.files)? {
+            context.progress.line(&line);
+        }
         for (number, step) in steps.iter_mut().enumerate() {
             step.prepare(&setting, &context.work.join(format!("step-{number}")))?;
         }

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use cupola_artifact::{Result, parse_config, unknown_name};
 use cupola_records::Document;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What a step says about a document.
@@ -241,6 +241,12 @@ pub trait Across: Send + Sync {
     /// The keys of a document.
     fn keys(&self, document: &Document, place: Place, keys: &mut Keys);
 
+    /// The share of false positives, where keys are judged by a Bloom filter instead of in groups: what was there before
+    /// goes, and the first of equal parts stays.
+    fn bloom(&self) -> Option<f64> {
+        None
+    }
+
     /// Judges what shares `hash` and `check`: at least two keys, in the order of their places and parts.
     fn group(&self, group: &[Key], sketches: &dyn Sketches, decisions: &mut Vec<Decision>) -> Result<()>;
 
@@ -271,6 +277,8 @@ pub struct Kind {
     pub about: &'static str,
     configure: fn(&str, toml::Table) -> Result<(Work, Value)>,
     defaults: fn() -> Value,
+    /// Whether it compares documents.
+    pub compares: bool,
 }
 
 impl Kind {
@@ -284,6 +292,7 @@ impl Kind {
             about,
             configure: |section, table| configured(section, table, T::validate, |step| Work::Each(step)),
             defaults: defaults::<T>,
+            compares: false,
         }
     }
 
@@ -297,6 +306,7 @@ impl Kind {
             about,
             configure: |section, table| configured(section, table, T::validate, |step| Work::Many(step)),
             defaults: defaults::<T>,
+            compares: false,
         }
     }
 
@@ -310,6 +320,7 @@ impl Kind {
             about,
             configure: |section, table| configured(section, table, T::validate, |step| Work::Across(step)),
             defaults: defaults::<T>,
+            compares: true,
         }
     }
 
@@ -319,9 +330,31 @@ impl Kind {
     }
 
     /// The step with these settings; unknown ones are errors that suggest the nearest known one.
-    pub fn configure(&'static self, settings: toml::Table) -> Result<Step> {
-        let (work, settings) = (self.configure)(&format!("the step `{}`", self.name), settings)?;
-        Ok(Step { kind: self, settings, work })
+    pub fn configure(&'static self, mut settings: toml::Table) -> Result<Step> {
+        let section = format!("the step `{}`", self.name);
+        let runs = match self.compares {
+            true => Runs::take(&section, &mut settings)?,
+            false => Runs::default(),
+        };
+        let (work, settings) = (self.configure)(&section, settings)?;
+        Ok(Step { kind: self, settings, work, against: runs.against, keep_index: runs.keep_index })
+    }
+}
+
+/// What every step that compares documents may be told about other runs.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Runs {
+    against: Vec<String>,
+    keep_index: bool,
+}
+
+impl Runs {
+    /// Takes those settings out of a step's.
+    fn take(section: &str, settings: &mut toml::Table) -> Result<Self> {
+        let keys = ["against", "keep_index"];
+        let own = keys.iter().filter_map(|key| Some(((*key).to_owned(), settings.remove(*key)?))).collect();
+        parse_config(section, own)
     }
 }
 
@@ -350,16 +383,21 @@ pub struct Step {
     pub settings: Value,
     /// What it does.
     pub work: Work,
+    /// Earlier runs' artifacts that its documents are compared with, too; each has kept its index.
+    pub against: Vec<String>,
+    /// Whether the artifact keeps what a later run can compare its documents with.
+    pub keep_index: bool,
 }
 
 impl Step {
     /// Files and folders it reads, as the recipe names them.
     pub fn references(&self) -> Vec<String> {
-        match &self.work {
+        let own = match &self.work {
             Work::Each(step) => step.references(),
             Work::Many(step) => step.references(),
             Work::Across(step) => step.references(),
-        }
+        };
+        own.into_iter().chain(self.against.iter().cloned()).collect()
     }
 
     /// Gets ready, once, before the first document; `work` is its folder for what outlives a cut.

@@ -97,3 +97,23 @@ fn crawled_pages_are_documents_with_source_date_and_licence() {
     assert_eq!((documents[1].text.as_str(), field(1, "url")), ("some text", server.at("/a.txt")));
     assert!(field(1, "date").starts_with("20") && documents[0].source.starts_with("crawl:http://127.0.0.1"));
 }
+
+#[test]
+fn crawls_that_begin_at_the_same_page_are_two_sources() {
+    let server = Server::start(|asked, _| match asked.path.as_str() {
+        "/" => Answer::new(200, "first page").with("content-type", "text/plain"),
+        "/b.txt" => Answer::new(200, "second page").with("content-type", "text/plain"),
+        _ => Answer::new(404, ""),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (server.at("/"), server.at("/b.txt"));
+    let config = format!(
+        "cache = \"cache\"\nvalidation_fraction = 0.0\nsteps = []\nsources = [\
+         {{ crawl = [\"{first}\"], rate = 100, epochs = 3 }}, {{ crawl = [\"{first}\", \"{second}\"], rate = 100 }}]"
+    );
+    let report = run(dir.path(), &config).unwrap();
+    let mut texts = texts(dir.path());
+    texts.sort();
+    assert_eq!(texts, ["first page", "first page", "first page", "first page", "second page"]);
+    assert_eq!(report.metrics["collected"].as_object().unwrap().len(), 2);
+}

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use bed::run_stage as run;
+use bed::{run_stage as run, run_told};
+use cupola_artifact::stage::{PlanInputs, Progress, Stage};
+use cupola_data::DataStage;
 
 const FILES: [&str; 4] = ["train.jsonl.zst", "validation.jsonl.zst", "dropped.jsonl.zst", "report.json"];
 
@@ -143,6 +145,48 @@ fn a_mixture_gives_each_source_its_share() {
     // The square root of 1 : 4 is 1 : 2.
     let [a, b] = written("\"a.jsonl\", \"b.jsonl\"", "{ temperature = 2.0, bytes = 36000 }");
     assert!((b / a / 2.0 - 1.0).abs() < 0.1 && (a + b - 3000.0).abs() < 150.0, "{a} {b}");
+}
+
+/// Keeps what it is told.
+#[derive(Default)]
+struct Told(std::sync::Mutex<Vec<String>>);
+
+impl Progress for Told {
+    fn begin(&self, task: &str, _: Option<u64>, _: &str) {
+        self.line(task);
+    }
+    fn update(&self, _: u64, _: &str) {}
+    fn end(&self) {}
+    fn line(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+    fn warn(&self, text: &str) {
+        self.line(text);
+    }
+}
+
+#[test]
+fn what_the_mixture_will_be_is_told_before_anything_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, n) in [("a", 1000), ("b", 4000)] {
+        let lines: String = (0..n).map(|i| format!("{}\n", json!({"text": format!("{name} text {i:05}")}))).collect();
+        fs::write(dir.path().join(format!("{name}.jsonl")), lines).unwrap();
+    }
+    let config = "steps = []\nmixture = {}\n\
+                  sources = [{ path = \"a.jsonl\", weight = 3 }, { path = \"b.jsonl\", weight = 1 }]";
+    let told = Told::default();
+    run_told(dir.path(), ("out", 2), config, &told).unwrap();
+    let told = told.0.into_inner().unwrap();
+    assert!(told[0].starts_with("a.jsonl: about 1.0k documents"), "{told:?}");
+    assert!(told[0].contains("3.75 epochs make ") && told[0].ends_with("75.0% of the text"), "{told:?}");
+    assert!(told[1].starts_with("b.jsonl: about 4.0k documents") && told[1].ends_with("25.0% of the text"), "{told:?}");
+    assert_eq!(told[2], "reading");
+    // Of what was kept, exactly.
+    assert!(told.iter().any(|line| line.starts_with("mixture: a.jsonl, ") && line.ends_with("75.0%")), "{told:?}");
+    let configured = DataStage.configure(config.parse().unwrap()).unwrap();
+    let inputs = PlanInputs { inputs: vec![], recipe_dir: dir.path(), peak_flops: 1.0 };
+    let notes = configured.plan(&inputs).unwrap().notes;
+    assert!(notes.contains(&told[0]) && notes.contains(&told[1]), "{notes:?}");
 }
 
 #[test]

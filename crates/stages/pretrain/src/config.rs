@@ -9,14 +9,41 @@ use cupola_train::optim::{AdjustLr, StateType};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::mixture::Phase;
+
+/// One input or several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a name or a list of names")]
+pub enum Inputs {
+    /// One.
+    One(String),
+    /// Several packs.
+    Several(Vec<String>),
+}
+
+impl Inputs {
+    /// All of them.
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Several(all) => all,
+        }
+    }
+}
+
 /// The settings. Only `data`, `tokenizer` and `depth` are asked for; the others follow from `depth` unless given.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainConfig {
-    /// The documents: a data stage or a file.
-    pub data: String,
-    /// The tokenizer: a tokenizer stage or a directory with a `tokenizer.json`.
-    pub tokenizer: String,
+    /// The documents: a data stage, a file, a pack stage, or several of those.
+    pub data: Inputs,
+    /// The tokenizer: a tokenizer stage or a directory with a `tokenizer.json`; packs bring theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// How much of each of several packs is learned from, by parts of the training; in proportion to their tokens if not
+    /// said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curriculum: Vec<Phase>,
     /// The family of the model.
     #[serde(default = "default_family", alias = "architecture")]
     pub family: String,
@@ -222,6 +249,11 @@ impl PretrainConfig {
     /// # Errors
     /// Sizes that do not go together.
     pub fn derive(&self) -> Result<Derived> {
+        let several = self.data.all().len();
+        if several == 0 || (several == 1 && !self.curriculum.is_empty()) {
+            let message = format!("`data` in [pretrain] names {several} inputs");
+            return Err(Error::usage(message).with_hint("name one, or several packs that `curriculum` may mix"));
+        }
         let family = cupola_arch::family(&self.family)
             .map_err(|e| Error::usage(e.to_string()).with_hint(e.hint().unwrap_or_default()))?;
         let form = family.form();

@@ -3,19 +3,20 @@
 use std::sync::Arc;
 
 use cupola_arch::Model;
-use cupola_artifact::{Context, Error, Result};
+use cupola_artifact::{Error, Result};
 use cupola_nn::{EncoderDecoder, Pairs, Rng};
 use cupola_ops::IGNORE;
 use cupola_train::{Objective, Part};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::corruption::Corruption;
-use crate::stream::{Rows, Stream};
+use crate::rows::Rows;
+use crate::stream::{Stream, StreamRows};
 
 /// Damaged rows in, what they were out.
 pub struct Denoising {
     /// Where rows come from.
-    pub rows: Rows,
+    pub rows: Box<dyn Rows>,
     /// Sequences of an optimizer step.
     pub sequences: usize,
     /// Sequences at once.
@@ -61,7 +62,7 @@ impl Objective for Denoising {
     /// Each micro-batch counts by its rows.
     fn part(&mut self, model: &Model, index: usize) -> Result<Part> {
         let count = self.micro_batch.min(self.sequences - index * self.micro_batch);
-        let ids = self.rows.next(count).0.ids;
+        let ids = self.rows.draw(count)?.ids;
         let mut rng = Rng::new(self.seed, &format!("damage of step {}, {index}", self.step));
         let network = model.encoder_decoder()?;
         let (pairs, labels) = self.pairs(network, &ids, self.seq_len, &mut rng);
@@ -78,12 +79,12 @@ impl Objective for Denoising {
         let mut rng = Rng::new(self.seed, "damage of held-out text");
         // A text that is too short for rows is one.
         let seq = self.seq_len.min(held_out.len().saturating_sub(1) / 2).max(1);
-        let mut rows = Rows::new(Arc::clone(held_out), seq, self.seed)
+        let mut rows = StreamRows::new(Arc::clone(held_out), seq, self.seed)
             .map_err(|_| Error::failed("the held-out text is too short to be evaluated on"))?;
         let all = (held_out.len() / seq).clamp(1, HELD_OUT_ROWS);
         let (mut sum, mut count) = (0.0, 0);
         for at in (0..all).step_by(self.micro_batch.max(1)) {
-            let ids = rows.next(self.micro_batch.min(all - at)).0.ids;
+            let ids = rows.draw(self.micro_batch.min(all - at))?.ids;
             let (pairs, labels) = self.pairs(network, &ids, seq, &mut rng);
             sum += cupola_ops::to_vec(&network.nll(&pairs, &labels)).iter().map(|nll| f64::from(*nll)).sum::<f64>();
             count += counted(&labels);
@@ -97,13 +98,11 @@ impl Objective for Denoising {
     }
 
     fn position(&self) -> Value {
-        json!(self.rows.position())
+        self.rows.position()
     }
 
     fn restore(&mut self, position: &Value) -> Result<()> {
-        let at = serde_json::from_value(position.clone()).context(|| "cannot read the loader's position".into())?;
-        self.rows.go_to(at);
-        Ok(())
+        self.rows.restore(position)
     }
 }
 
@@ -162,7 +161,7 @@ mod tests {
         let mut model = Model::fresh(cupola_arch::family(family).unwrap(), &sizes(), 3, &Device::flex()).unwrap();
         model.set_trainable(|_| true);
         let mut objective = Denoising {
-            rows: Rows::new(text(24_000 / length, length, 1), 12, 5).unwrap(),
+            rows: Box::new(StreamRows::new(text(24_000 / length, length, 1), 12, 5).unwrap()),
             sequences: 32,
             micro_batch: 32,
             seq_len: 12,

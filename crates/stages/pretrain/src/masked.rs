@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use cupola_arch::Model;
-use cupola_artifact::{Context, Error, Result};
+use cupola_artifact::{Error, Result};
 use cupola_nn::{Batch, Encoder, Rng, Targets, cross_entropy};
 use cupola_train::{Objective, Part};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::masking::{Hidden, Masking};
-use crate::stream::{Rows, Stream};
+use crate::rows::{Drawn, Rows};
+use crate::stream::Stream;
 
 /// How much more finding replaced tokens counts than making them (Clark et al. 2020).
 const FINDING: f32 = 50.0;
@@ -18,7 +19,7 @@ const FINDING: f32 = 50.0;
 /// Hidden tokens; where the model has a generator, that is asked for them, and the model for what it put in wrongly.
 pub struct MaskedLm {
     /// Where rows come from.
-    pub rows: Rows,
+    pub rows: Box<dyn Rows>,
     /// Sequences of an optimizer step.
     pub sequences: usize,
     /// Sequences at once.
@@ -124,7 +125,7 @@ impl Objective for MaskedLm {
 
     fn part(&mut self, model: &Model, index: usize) -> Result<Part> {
         let count = self.micro_batch.min(self.sequences - index * self.micro_batch);
-        let (ids, segments) = self.rows.texts(count);
+        let Drawn { ids, segments, .. } = self.rows.draw(count)?;
         let mut rng = Rng::new(self.seed, &format!("masks of step {}, {index}", self.step));
         let outcome = self.run(model, (&ids, &segments), &mut rng)?;
         let share = count as f64 / self.sequences as f64;
@@ -159,13 +160,11 @@ impl Objective for MaskedLm {
     }
 
     fn position(&self) -> Value {
-        json!(self.rows.position())
+        self.rows.position()
     }
 
     fn restore(&mut self, position: &Value) -> Result<()> {
-        let at = serde_json::from_value(position.clone()).context(|| "cannot read the loader's position".into())?;
-        self.rows.go_to(at);
-        Ok(())
+        self.rows.restore(position)
     }
 }
 
@@ -180,6 +179,8 @@ mod tests {
     use cupola_train::optim::OptimizerConfig;
     use cupola_train::schedule::ScheduleConfig;
     use cupola_train::{TrainIo, TrainSettings, train};
+
+    use crate::stream::StreamRows;
 
     const VOCABULARY: usize = 24;
 
@@ -223,7 +224,7 @@ mod tests {
         model.set_trainable(|_| true);
         let special = (0..VOCABULARY).map(|id| id < 4).collect();
         let mut objective = MaskedLm {
-            rows: Rows::new(Arc::new(text(1600, 1)), 20, 5).unwrap(),
+            rows: Box::new(StreamRows::new(Arc::new(text(1600, 1)), 20, 5).unwrap()),
             sequences: 16,
             micro_batch: 8,
             seq_len: 20,

@@ -3,26 +3,26 @@
 use std::sync::Arc;
 
 use cupola_arch::Model;
-use cupola_artifact::{Context, Result};
+use cupola_artifact::Result;
 use cupola_generate::{Sampler, SamplingParams, ScoreTexts};
 use cupola_nn::Step;
 use cupola_ops::LossForm;
 use cupola_tokenizer::Tokenizer;
 use cupola_train::{Objective, Part};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::stream::Rows;
+use crate::rows::{Drawn, Rows};
 
 /// The next token, everywhere.
 pub struct CausalLm {
     /// Where rows come from.
-    pub rows: Rows,
+    pub rows: Box<dyn Rows>,
+    /// The rows of the step that runs.
+    pub drawn: Drawn,
     /// Sequences of an optimizer step.
     pub sequences: usize,
     /// Sequences at once.
     pub micro_batch: usize,
-    /// Tokens of a sequence.
-    pub seq_len: usize,
     /// Smoothed labels and a penalty on the logits' size.
     pub form: LossForm,
     /// Held-out documents.
@@ -39,13 +39,16 @@ pub struct CausalLm {
 
 impl Objective for CausalLm {
     fn begin_step(&mut self, _: &Model, _: u64) -> Result<usize> {
+        self.drawn = self.rows.draw(self.sequences)?;
         Ok(self.sequences.div_ceil(self.micro_batch))
     }
 
+    /// Every token of the step that is predicted counts the same.
     fn part(&mut self, model: &Model, index: usize) -> Result<Part> {
-        let count = self.micro_batch.min(self.sequences - index * self.micro_batch);
-        let (batch, targets) = self.rows.next(count);
-        let weight = 1.0 / (self.sequences * self.seq_len) as f32;
+        let first = index * self.micro_batch;
+        let rows = first..self.sequences.min(first + self.micro_batch);
+        let (batch, targets) = self.drawn.batch(rows, self.sequences);
+        let weight = 1.0 / self.drawn.counted().max(1) as f32;
         let weights: Arc<[f32]> = vec![weight; targets.len()].into();
         let loss = model.decoder()?.loss_of_form(&batch, &targets, &weights, self.form);
         Ok(Part { loss, tokens: targets.len(), figures: vec![] })
@@ -84,13 +87,11 @@ impl Objective for CausalLm {
     }
 
     fn position(&self) -> Value {
-        json!(self.rows.position())
+        self.rows.position()
     }
 
     fn restore(&mut self, position: &Value) -> Result<()> {
-        let at = serde_json::from_value(position.clone()).context(|| "cannot read the loader's position".into())?;
-        self.rows.go_to(at);
-        Ok(())
+        self.rows.restore(position)
     }
 }
 
@@ -104,7 +105,7 @@ mod tests {
     use cupola_testkit::{TempDir, tiny_llama_dir};
 
     use super::*;
-    use crate::stream::Stream;
+    use crate::stream::{Stream, StreamRows};
 
     #[test]
     fn smoothed_labels_and_the_z_loss_change_the_training_loss_alone() {
@@ -117,10 +118,10 @@ mod tests {
             let document = Document::new("", text.clone(), "");
             let stream = Stream::encode(&[document], &tokenizer, 256).unwrap();
             let mut objective = CausalLm {
-                rows: Rows::new(Arc::new(stream), 32, 1).unwrap(),
+                rows: Box::new(StreamRows::new(Arc::new(stream), 32, 1).unwrap()),
+                drawn: Drawn::default(),
                 sequences: 2,
                 micro_batch: 2,
-                seq_len: 32,
                 form: LossForm { label_smoothing, z_loss },
                 validation: Some(ScoreTexts::encode(model.decoder().unwrap(), &tokenizer, &[&text]).unwrap()),
                 tokenizer: tokenizer.clone(),
@@ -128,6 +129,7 @@ mod tests {
                 seed: 1,
                 flops_per_token: 1.0,
             };
+            objective.begin_step(&model, 0).unwrap();
             let part = objective.part(&model, 0).unwrap();
             (cupola_ops::scalar(&part.loss), objective.evaluate(&model).unwrap())
         };

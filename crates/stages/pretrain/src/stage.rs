@@ -1,15 +1,13 @@
 //! The stage `pretrain`.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use cupola_arch::{Model, Spec};
-use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, Stage, StageContext};
+use cupola_arch::{Family, Model, Spec};
+use cupola_artifact::stage::{Configured, Input, Plan, PlanInputs, Reference, Report, Stage, StageContext};
 use cupola_artifact::{Context, Error, Result, human_bytes, human_count, parse_config, write_atomic};
-use cupola_generate::ScoreTexts;
 use cupola_nn::Module;
 use cupola_ops::LossForm;
-use cupola_records::{Split, read_documents, total_bytes};
+use cupola_records::{Split, read_documents};
 use cupola_tokenizer::Tokenizer;
 use cupola_train::optim::{Optimizer, OptimizerConfig};
 use cupola_train::schedule::ScheduleConfig;
@@ -17,12 +15,13 @@ use cupola_train::{Objective, PROGRAM_BYTES, StepSize, TrainIo, TrainSettings, T
 use serde_json::{Map, Value, json};
 
 use crate::config::{Derived, Learned, PretrainConfig};
+use crate::corpus::{Corpus, Drawing, known, mixture, packs, tokenizer_of};
 use crate::corruption;
 use crate::denoising::Denoising;
 use crate::masked::MaskedLm;
 use crate::masking::Masking;
 use crate::objective::CausalLm;
-use crate::stream::{Rows, Stream};
+use crate::rows::{Drawn, Rows};
 
 /// Trains a model from nothing.
 pub struct PretrainStage;
@@ -53,23 +52,12 @@ struct Pretraining {
 
 /// What every objective is made of.
 struct Given<'a> {
-    rows: Rows,
-    data: &'a Path,
+    rows: Box<dyn Rows>,
+    corpus: &'a Corpus,
     model: &'a Model,
     tokenizer: &'a Tokenizer,
     start: u32,
     seed: u64,
-}
-
-impl Given<'_> {
-    /// The held-out documents as one stream; none where there are none.
-    fn held_out(&self) -> Result<Option<Stream>> {
-        let documents = read_documents(self.data, Split::Validation)?;
-        if documents.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(Stream::encode(&documents, self.tokenizer, self.start)?))
-    }
 }
 
 /// The token before each document.
@@ -79,6 +67,17 @@ fn start_of_documents(spec: &Spec, tokenizer: &Tokenizer) -> Result<u32> {
         Error::failed("neither the tokenizer nor the model says which token begins a document")
             .with_hint("set `bos_token` or `eos_token` in tokenizer_config.json")
     })
+}
+
+fn no_tokenizer() -> Error {
+    Error::usage("`tokenizer` is missing in [pretrain]")
+        .with_hint("add `tokenizer = …` to [pretrain]; only packs bring their own")
+}
+
+/// Whether the family learns the next token.
+fn learns_next_tokens(family: &'static dyn Family, config: &PretrainConfig, derived: &Derived) -> Result<bool> {
+    let spec = Model::fresh_spec(family, &config.sizes(derived, 4096, None))?;
+    Ok(matches!(spec, Spec::Decoder(_)))
 }
 
 impl Pretraining {
@@ -108,6 +107,10 @@ impl Pretraining {
         (self.derived.batch_tokens / self.derived.seq_len).max(1)
     }
 
+    fn steps(&self, tokens: u64) -> u64 {
+        (tokens / (self.sequences() * self.derived.seq_len) as u64).max(1)
+    }
+
     fn settings(&self, steps: u64, task: String) -> TrainSettings {
         let c = &self.config;
         let every = |count: u64| if count == 0 { 0 } else { steps.div_ceil(count + 1).max(1) };
@@ -132,9 +135,9 @@ impl Pretraining {
             rows: given.rows,
             sequences: self.sequences(),
             micro_batch: self.derived.micro_batch.min(self.sequences()),
-            seq_len: self.derived.seq_len,
+            drawn: Drawn::default(),
             form: LossForm { label_smoothing: self.config.label_smoothing, z_loss: self.config.z_loss },
-            validation: held_out(given.data, given.model, given.tokenizer)?,
+            validation: given.corpus.held_out_texts(given.model, given.tokenizer)?,
             tokenizer: given.tokenizer.clone(),
             prompt,
             seed: given.seed,
@@ -145,7 +148,7 @@ impl Pretraining {
     fn denoising(&self, given: Given<'_>, spec: &Spec) -> Result<Box<dyn Objective>> {
         let damage = cupola_arch::family(&self.config.family)?.damage();
         Ok(Box::new(Denoising {
-            held_out: given.held_out()?.map(Arc::new),
+            held_out: given.corpus.held_out_stream(given.tokenizer)?.map(Arc::new),
             rows: given.rows,
             sequences: self.sequences(),
             micro_batch: self.derived.micro_batch.min(self.sequences()),
@@ -160,7 +163,7 @@ impl Pretraining {
     fn masked(&self, given: Given<'_>, spec: &Spec, hidden: [f64; 2]) -> Result<Box<dyn Objective>> {
         let masking = Masking::new(given.tokenizer, self.config.mask_share, hidden, self.config.whole_word)?;
         Ok(Box::new(MaskedLm {
-            held_out: given.held_out()?,
+            held_out: given.corpus.held_out_stream(given.tokenizer)?,
             rows: given.rows,
             sequences: self.sequences(),
             micro_batch: self.derived.micro_batch.min(self.sequences()),
@@ -191,22 +194,11 @@ impl Pretraining {
     }
 }
 
-/// The held-out documents, encoded; none where there are none.
-fn held_out(data: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<Option<ScoreTexts>> {
-    let documents = read_documents(data, Split::Validation)?;
-    let texts: Vec<&str> = documents.iter().map(|d| d.text.as_str()).collect();
-    if texts.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(ScoreTexts::encode(model.decoder()?, tokenizer, &texts)?))
-}
-
 impl Configured for Pretraining {
     fn references(&self) -> Vec<Reference> {
-        vec![
-            Reference { key: "data", value: self.config.data.clone() },
-            Reference { key: "tokenizer", value: self.config.tokenizer.clone() },
-        ]
+        let data = self.config.data.all().iter().map(|value| Reference { key: "data", value: value.clone() });
+        let tokenizer = self.config.tokenizer.iter().map(|value| Reference { key: "tokenizer", value: value.clone() });
+        data.chain(tokenizer).collect()
     }
 
     fn effective_config(&self) -> Value {
@@ -214,8 +206,16 @@ impl Configured for Pretraining {
     }
 
     fn plan(&self, inputs: &PlanInputs<'_>) -> Result<Plan> {
-        let vocab = inputs.fact("tokenizer", "vocab_size").unwrap_or(4096.0) as usize;
         let family = cupola_arch::family(&self.config.family)?;
+        let data: Vec<_> = inputs.inputs.iter().filter(|(i, _)| i.key == "data").map(|(i, plan)| (i, *plan)).collect();
+        let arranged = learns_next_tokens(family, &self.config, &self.derived)?;
+        let packs = known(&data, self.derived.seq_len, arranged)?;
+        if packs.is_none() && self.config.tokenizer.is_none() {
+            return Err(no_tokenizer());
+        }
+        let packed = packs.as_deref().unwrap_or_default();
+        let vocab = packed.first().and_then(|pack| pack.vocab_size);
+        let vocab = vocab.unwrap_or(inputs.fact("tokenizer", "vocab_size").unwrap_or(4096.0) as usize);
         let spec = Model::fresh_spec(family, &self.config.sizes(&self.derived, vocab, None))?;
         self.config.learned(&spec)?;
         let generator = Model::generator_spec(family, &self.config.sizes(&self.derived, vocab, None))?;
@@ -223,7 +223,11 @@ impl Configured for Pretraining {
         let bytes = inputs.fact("data", "train_bytes").or(inputs.fact("data", "bytes")).unwrap_or(0.0);
         // English text: between two and four bytes to a token, more with a larger vocabulary.
         let bytes_per_token = inputs.fact("tokenizer", "bytes_per_token").unwrap_or((vocab as f64).log2() / 4.0);
-        let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), (bytes / bytes_per_token) as u64);
+        // Shards stay where they are.
+        let (bytes, stream) = if packs.is_some() { (0.0, 0.0) } else { (bytes, bytes / bytes_per_token) };
+        let given = packed.iter().map(|pack| pack.tokens).sum::<f64>() + stream;
+        let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), given as u64);
+        let steps = self.steps(tokens);
         let per_token: f64 = both().map(|spec| spec.train_flops_per_token(self.derived.seq_len)).sum();
         let flops = per_token * tokens as f64;
         let parameters = both().map(Spec::parameters).sum::<u64>() as f64;
@@ -237,7 +241,6 @@ impl Configured for Pretraining {
             state: Optimizer::new(&self.optimizer())?.bytes_per_parameter(),
         };
         // While the text is encoded there are its tokens, twice for a moment, and their documents; then only the latter.
-        let stream = bytes / bytes_per_token;
         let training = both().map(|spec| training_bytes(spec, step)).sum::<f64>() + 8.0 * stream;
         let memory_bytes = PROGRAM_BYTES + training.max(4.0 * parameters + bytes + 12.0 * stream);
         let mut plan = Plan {
@@ -246,7 +249,8 @@ impl Configured for Pretraining {
             disk_bytes: 4.0 * parameters,
             // Small models reach about half of the peak.
             seconds: flops / (0.5 * inputs.peak_flops.max(1.0)),
-            notes: self.derived.rules.iter().cloned().chain([rule]).collect(),
+            notes: [self.derived.rules.clone(), vec![rule], mixture(packed, &self.config, steps, self.sequences())?]
+                .concat(),
             ..Default::default()
         };
         for (fact, value) in [("parameters", parameters), ("tokens", tokens as f64), ("vocab_size", vocab as f64)] {
@@ -258,9 +262,16 @@ impl Configured for Pretraining {
     }
 
     fn run(&self, context: &StageContext<'_>) -> Result<Report> {
-        let data = &context.input("data")?.path;
-        let tokenizer = Tokenizer::load(&context.input("tokenizer")?.path)?;
-        let documents = read_documents(data, Split::Train)?;
+        let data: Vec<&Input> = context.inputs_for("data").collect();
+        let packs = packs(&data)?;
+        let named = context.inputs_for("tokenizer").next();
+        let tokenizer = match (&packs, named) {
+            (Some(packs), named) => tokenizer_of(packs, named)?,
+            (None, Some(named)) => Tokenizer::load(&named.path)?,
+            (None, None) => return Err(no_tokenizer()),
+        };
+        let path = &context.input("data")?.path;
+        let documents = if packs.is_none() { read_documents(path, Split::Train)? } else { Vec::new() };
         let device = cupola_ops::open(context.device)?;
         let mut sizes = self.config.sizes(&self.derived, tokenizer.vocab_size(), Some(&tokenizer));
         let family = cupola_arch::family(&self.config.family)?;
@@ -277,24 +288,28 @@ impl Configured for Pretraining {
         model.set_recompute(self.config.activation_checkpointing)?;
 
         let start = start_of_documents(&spec, &tokenizer)?;
-        let stream = Stream::encode(&documents, &tokenizer, start)?;
-        let went_in =
-            format!("{}, {} tokens", human_bytes(total_bytes(&documents) as f64), human_count(stream.len() as f64));
-        drop(documents);
-        let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), stream.len() as u64);
-        let sequences = self.sequences();
-        let steps = (tokens / (sequences * self.derived.seq_len) as u64).max(1);
+        let corpus = match packs {
+            Some(packs) => Corpus::Packs(packs),
+            None => Corpus::encode(path, documents, &tokenizer, start)?,
+        };
+        let (bytes, all) = (human_bytes(corpus.bytes() as f64), human_count(corpus.tokens() as f64));
+        let (tokens, rule) = self.config.token_budget(spec.matrix_parameters(), corpus.tokens());
+        let (sequences, steps, seq_len) = (self.sequences(), self.steps(tokens), self.derived.seq_len);
         for line in self.derived.rules.iter().chain([&rule, &self.config.precision.rule()]) {
             context.progress.line(line);
         }
-        let rounds = tokens as f64 / stream.len() as f64;
-        context.progress.line(&format!(
-            "{} parameters; {steps} steps, {rounds:.1} rounds through {} tokens",
-            human_count(spec.parameters() as f64),
-            human_count(stream.len() as f64),
-        ));
-        let rows = Rows::new(Arc::new(stream), self.derived.seq_len, context.seed)?;
-        let given = Given { rows, data, model: &model, tokenizer: &tokenizer, start, seed: context.seed };
+        let rounds = tokens as f64 / corpus.tokens() as f64;
+        let parameters = human_count(spec.parameters() as f64);
+        context
+            .progress
+            .line(&format!("{parameters} parameters; {steps} steps, {rounds:.1} rounds through {all} tokens"));
+        let arranged = learned == Learned::Causal;
+        for line in mixture(&corpus.known(seq_len, arranged)?, &self.config, steps, sequences)? {
+            context.progress.line(&line);
+        }
+        let drawing = Drawing { config: &self.config, seq_len, sequences, steps, seed: context.seed, arranged };
+        let rows = corpus.rows(&drawing, &tokenizer)?;
+        let given = Given { rows, corpus: &corpus, model: &model, tokenizer: &tokenizer, start, seed: context.seed };
         let mut objective = match learned {
             Learned::Causal => self.causal(given, &spec)?,
             Learned::Masked => self.masked(given, &spec, [0.8, 0.1])?,
@@ -312,6 +327,6 @@ impl Configured for Pretraining {
         tokenizer.save(context.dir)?;
         let derived = serde_json::to_string_pretty(&self.derived).context(|| "cannot write derived.json".into())?;
         write_atomic(&context.dir.join("derived.json"), derived.as_bytes())?;
-        Ok(self.report(&summary, went_in, spec.parameters()))
+        Ok(self.report(&summary, format!("{bytes}, {all} tokens"), spec.parameters()))
     }
 }

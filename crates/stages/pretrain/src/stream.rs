@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use cupola_artifact::{Error, Result};
-use cupola_nn::{Batch, Rng};
+use cupola_nn::Rng;
 use cupola_records::Document;
 use cupola_tokenizer::Tokenizer;
-use cupola_train::loader::{Position, Shuffle};
+use cupola_train::loader::Shuffle;
+use serde_json::{Value, json};
+
+use crate::rows::{Drawn, Rows, position_of};
 
 /// All documents as one stream of tokens, each behind the token that begins a document.
 pub struct Stream {
@@ -46,6 +49,15 @@ impl Stream {
         Ok(stream)
     }
 
+    /// A stream of documents that are tokens already.
+    pub fn of_documents(documents: &[Vec<u32>]) -> Self {
+        let mut stream = Self { ids: Vec::new(), documents: Vec::new() };
+        for (number, ids) in documents.iter().enumerate() {
+            ids.iter().for_each(|id| stream.push(*id, number));
+        }
+        stream
+    }
+
     fn push(&mut self, id: u32, document: usize) {
         self.ids.push(id);
         self.documents.push(document as u32);
@@ -82,14 +94,14 @@ fn pieces(text: &str) -> Vec<&str> {
 }
 
 /// Rows of `seq_len` tokens with their successors, in random order; each round cuts the stream elsewhere.
-pub struct Rows {
+pub struct StreamRows {
     stream: Arc<Stream>,
     seq_len: usize,
     seed: u64,
     shuffle: Shuffle,
 }
 
-impl Rows {
+impl StreamRows {
     /// The rows of a stream.
     ///
     /// # Errors
@@ -103,45 +115,34 @@ impl Rows {
         Ok(Self { stream, seq_len, seed, shuffle: Shuffle::new(rows, seed) })
     }
 
-    /// Where it is.
-    pub fn position(&self) -> Position {
-        self.shuffle.position()
-    }
-
-    /// Goes to a position.
-    pub fn go_to(&mut self, at: Position) {
-        self.shuffle.go_to(at);
-    }
-
     /// Where the next row begins in the stream.
-    fn draw(&mut self) -> usize {
+    fn next(&mut self) -> usize {
         let row = self.shuffle.draw();
         let offset = Rng::new(self.seed, &format!("offset {}", self.shuffle.position().epoch)).below(self.seq_len);
         offset + row * self.seq_len
     }
+}
 
-    /// The next `count` rows: tokens, and the token after each.
-    pub fn next(&mut self, count: usize) -> (Batch, Arc<[i32]>) {
-        let (mut ids, mut targets, mut segments) = (vec![], vec![], vec![]);
+impl Rows for StreamRows {
+    fn draw(&mut self, count: usize) -> Result<Drawn> {
+        let mut drawn = Drawn::default();
         for _ in 0..count {
-            let at = self.draw();
+            let at = self.next();
             let span = at..at + self.seq_len;
-            ids.extend_from_slice(&self.stream.ids[span.clone()]);
-            segments.extend_from_slice(&self.stream.documents[span.clone()]);
-            targets.extend(self.stream.ids[span.start + 1..span.end + 1].iter().map(|id| *id as i32));
+            drawn.ids.extend_from_slice(&self.stream.ids[span.clone()]);
+            drawn.segments.extend_from_slice(&self.stream.documents[span.clone()]);
+            drawn.targets.extend(self.stream.ids[span.start + 1..span.end + 1].iter().map(|id| *id as i32));
         }
-        (Batch::segmented(ids, count, &segments), targets.into())
+        Ok(drawn)
     }
 
-    /// The next `count` rows: tokens, and the numbers of their documents.
-    pub fn texts(&mut self, count: usize) -> (Vec<u32>, Vec<u32>) {
-        let (mut ids, mut segments) = (vec![], vec![]);
-        for _ in 0..count {
-            let at = self.draw();
-            ids.extend_from_slice(&self.stream.ids[at..at + self.seq_len]);
-            segments.extend_from_slice(&self.stream.documents[at..at + self.seq_len]);
-        }
-        (ids, segments)
+    fn position(&self) -> Value {
+        json!(self.shuffle.position())
+    }
+
+    fn restore(&mut self, position: &Value) -> Result<()> {
+        self.shuffle.go_to(position_of(position)?);
+        Ok(())
     }
 }
 
@@ -165,9 +166,9 @@ mod tests {
     #[test]
     fn each_target_is_the_token_after_its_row_position() {
         let stream = Stream { ids: (0..1000).collect(), documents: (0..1000).map(|i| i / 300).collect() };
-        let mut rows = Rows::new(Arc::new(stream), 16, 5).unwrap();
+        let mut rows = StreamRows::new(Arc::new(stream), 16, 5).unwrap();
         for _ in 0..200 {
-            let (batch, targets) = rows.next(3);
+            let (batch, targets) = rows.draw(3).unwrap().batch(0..3, 3);
             assert!(batch.ids.iter().zip(targets.iter()).all(|(id, t)| *id as i32 + 1 == *t));
             for (i, lo) in batch.mask.lo.iter().enumerate() {
                 let row = i / 16 * 16;
@@ -179,12 +180,12 @@ mod tests {
     #[test]
     fn rows_go_on_from_their_position() {
         let stream = Arc::new(Stream { ids: (0..500).collect(), documents: vec![0; 500] });
-        let mut rows = Rows::new(Arc::clone(&stream), 8, 1).unwrap();
-        rows.next(100);
-        let mut resumed = Rows::new(stream, 8, 1).unwrap();
-        resumed.go_to(rows.position());
+        let mut rows = StreamRows::new(Arc::clone(&stream), 8, 1).unwrap();
+        rows.draw(100).unwrap();
+        let mut resumed = StreamRows::new(stream, 8, 1).unwrap();
+        resumed.restore(&rows.position()).unwrap();
         for _ in 0..10 {
-            assert_eq!(rows.next(7).1, resumed.next(7).1);
+            assert_eq!(rows.draw(7).unwrap(), resumed.draw(7).unwrap());
         }
     }
 }

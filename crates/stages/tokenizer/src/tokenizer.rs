@@ -109,6 +109,11 @@ impl Tokenizer {
         self.0.vocab_size
     }
 
+    /// SHA-256 of its `tokenizer.json`, as shards name it.
+    pub fn sha256(&self) -> String {
+        cupola_artifact::sha256_hex(&self.0.json)
+    }
+
     /// The id of a token, given as the vocabulary writes it.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.0.special.token_to_id(token)

@@ -174,15 +174,48 @@ fn every_layout_keeps_all_tokens_and_their_documents() {
             let (segments, targets) = (row.segments(), row.targets(-1));
             for i in 0..row.ids.len() {
                 let same = i + 1 < used && segments[i] == segments[i + 1];
-                assert_eq!(targets[i], if same { row.ids[i + 1] as i32 } else { -1 });
+                let after = row.ends.iter().position(|end| *end == i + 1).and_then(|piece| row.after[piece]);
+                let next = if same { Some(row.ids[i + 1]) } else { after };
+                assert_eq!(targets[i], next.map_or(-1, |id| id as i32));
             }
         }
         assert_eq!(tokens, all, "{layout:?}");
+        assert_eq!(sequences.tokens().unwrap(), all, "{layout:?}");
         if layout == Layout::Stream {
             let want: Vec<u32> = (0..300).flat_map(|i| shards.document(i).unwrap()).collect();
             assert_eq!(stream, want);
             assert_eq!(rows, all.div_ceil(128));
         }
+    }
+}
+
+#[test]
+fn any_part_of_the_stream_is_read_with_its_documents_and_what_comes_after_them() {
+    for boundary in [Boundary::Begin, Boundary::End, Boundary::None] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = PackConfig { boundary, shard_tokens: 3000, ..PackConfig::default() };
+        let info = write_shards(documents(&texts(300)), &tokenizer(), &config, 0, dir.path()).unwrap();
+        assert!(info.shards.len() > 2);
+        let shards = Shards::open(dir.path()).unwrap();
+        let all: Vec<Vec<u32>> = (0..300).map(|i| shards.document(i).unwrap()).collect();
+        assert!(boundary != Boundary::None || all.iter().any(Vec::is_empty));
+        let stream: Vec<(u32, usize)> =
+            all.iter().enumerate().flat_map(|(number, ids)| ids.iter().map(move |id| (*id, number))).collect();
+        for at in (0..stream.len() - 100).step_by(37) {
+            let row = shards.span(at as u64, 100).unwrap();
+            let part = &stream[at..at + 101];
+            assert_eq!(row.ids, part[..100].iter().map(|token| token.0).collect::<Vec<_>>());
+            let next = |i: usize| match part[i].1 == part[i + 1].1 {
+                true => part[i + 1].0 as i32,
+                false if boundary == Boundary::Begin => part[i + 1].0 as i32,
+                false => -1,
+            };
+            assert_eq!(row.targets(-1), (0..100).map(next).collect::<Vec<_>>(), "{boundary:?} at {at}");
+            let segments = row.segments();
+            assert!((1..100).all(|i| (segments[i] == segments[i - 1]) == (part[i].1 == part[i - 1].1)));
+        }
+        assert!(shards.span(info.tokens - 50, 100).is_err());
+        assert!(shards.span(info.tokens, 1).is_err());
     }
 }
 

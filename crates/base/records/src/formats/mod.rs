@@ -26,6 +26,7 @@ use crate::encoding::wide_encoding;
 use crate::packings;
 
 pub(crate) use code::tree;
+pub(crate) use zip::Zip;
 
 /// A format of files.
 pub(crate) struct Format {

@@ -107,6 +107,11 @@ impl Zip {
         Ok(Box::new(Guarded { inner: checked, budget: self.budget.clone() }))
     }
 
+    /// The names of all members that have a readable one, in order.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        self.archive.file_names().filter_map(|name| Some(name.ok()?.into_owned()))
+    }
+
     /// A member by its name, at most `limit` bytes; `None` where there is none.
     pub fn read(&mut self, name: &str, limit: usize) -> Result<Option<Vec<u8>>> {
         let Some(index) = self.archive.index_for_name(name) else { return Ok(None) };

@@ -47,6 +47,11 @@ pub trait Remote: Sync {
         source.path().to_owned()
     }
 
+    /// What it is called in reports; no two sources share a name.
+    fn name(&self, source: &Source) -> String {
+        source.path().to_owned()
+    }
+
     /// Brings its files into a folder of the cache.
     fn collect(&self, source: &Source, task: &Task<'_>) -> Result<Vec<Collected>>;
 }
@@ -210,7 +215,7 @@ pub fn collect(
         if files.is_empty() {
             return Err(Error::failed(format!("there is nothing at {}", source.path())));
         }
-        all.sources.push(described(source, &files));
+        all.sources.push(described(kind.name(source), &files));
         all.files.push(Some(local(&entry, files)));
     }
     Ok(all)
@@ -264,7 +269,7 @@ fn local(entry: &Entry, files: Vec<Collected>) -> Vec<LocalFile> {
         .collect()
 }
 
-fn described(source: &Source, files: &[Collected]) -> CollectedSource {
+fn described(source: String, files: &[Collected]) -> CollectedSource {
     let sha256 = match files {
         [one] => one.sha256.clone(),
         several => {
@@ -279,7 +284,7 @@ fn described(source: &Source, files: &[Collected]) -> CollectedSource {
         collected: file.collected.clone(),
     };
     CollectedSource {
-        source: source.path().to_owned(),
+        source,
         sha256,
         bytes: files.iter().map(|file| file.bytes).sum(),
         files: files.iter().map(shown).collect(),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cupola_artifact::{Context, Result, write_atomic};
 
-use super::groups::Decisions;
+use super::groups::{Decisions, ELSEWHERE};
 use super::part::{PartId, read_documents};
 use crate::report::{Cluster, Clusters};
 use crate::step::Place;
@@ -37,7 +37,7 @@ pub fn of_pass(decisions: &Decisions, dir: &Path) -> Result<Clusters> {
 fn largest(decisions: &Decisions, dir: &Path) -> Result<Clusters> {
     let mut members: HashMap<Place, (u64, Vec<Place>)> = HashMap::new();
     for some in decisions.all() {
-        for decision in some? {
+        for decision in some?.into_iter().filter(|decision| decision.other != ELSEWHERE) {
             let (count, copies) = members.entry(decision.other).or_default();
             *count += 1;
             if copies.len() < COPIES {

@@ -46,34 +46,19 @@ impl Emitter {
     /// How often each source's documents are taken so that its bytes have the share that the mixture wants; by source,
     /// from what was kept of each. A line about each source is told.
     pub fn mix(mixture: &Mixture, sources: &[Source], kept: &[u64], progress: &dyn Progress) -> Result<Vec<f64>> {
-        let all: u64 = kept.iter().sum();
-        let weight = |i: usize| match sources[i].weight() {
-            Some(weight) => weight,
-            None => (kept[i] as f64).powf(1.0 / mixture.temperature),
-        };
-        let weights: Vec<f64> = (0..sources.len()).map(|i| if kept[i] > 0 { weight(i) } else { 0.0 }).collect();
-        let sum: f64 = weights.iter().sum();
-        if sum <= 0.0 {
-            return Err(Error::failed("nothing is left of the sources that have a weight")
-                .with_hint("look at report.html of a run without `mixture`, or change the weights"));
-        }
-        let wanted = mixture.bytes.unwrap_or(all) as f64;
-        let epochs: Vec<f64> =
-            (0..sources.len())
-                .map(|i| {
-                    if kept[i] > 0 { (weights[i] / sum * wanted / kept[i] as f64).min(mixture.max_epochs) } else { 0.0 }
-                })
-                .collect();
+        let epochs = mixture.epochs(sources, &kept.iter().map(|bytes| *bytes as f64).collect::<Vec<_>>())?;
+        let all: f64 = epochs.iter().zip(kept).map(|(epochs, bytes)| epochs * *bytes as f64).sum();
         for (i, source) in sources.iter().enumerate() {
             let written = epochs[i] * kept[i] as f64;
             let capped = if epochs[i] == mixture.max_epochs { ", the most that `max_epochs` allows" } else { "" };
             progress.line(&format!(
-                "mixture: {}, {} kept, {:.2} epochs{capped}: {}, about {} tokens",
+                "mixture: {}, {} kept, {:.2} epochs{capped}: {}, about {} tokens, {:.1}%",
                 source.path(),
                 human_bytes(kept[i] as f64),
                 epochs[i],
                 human_bytes(written),
-                human_count(written / BYTES_PER_TOKEN)
+                human_count(written / BYTES_PER_TOKEN),
+                100.0 * written / all.max(1.0)
             ));
         }
         Ok(epochs)

@@ -7,9 +7,11 @@
 //! (`emit`). Where chunks end, the order of documents and every decision depend on the sources and settings alone, so the
 //! result is the same for every number of threads and however often a run was cut off.
 
+mod bloom;
 mod clusters;
 mod emit;
 mod groups;
+mod index;
 mod part;
 mod pass;
 mod sources;
@@ -34,6 +36,7 @@ use crate::steps::{HITS, hit_items};
 
 use emit::{Emitted, Emitter, Whole};
 use groups::Decisions;
+use index::Earlier;
 use part::{Description, Lines, PartId};
 pub use part::{Dropped, read_exact_at};
 use pass::{Numbers, Pass};
@@ -69,7 +72,8 @@ pub fn run(
 ) -> Result<Outcome> {
     let files = files(config, context.recipe_dir, collected)?;
     let mut epochs: Vec<f64> = config.sources.iter().map(Source::epochs).collect();
-    let mut engine = Engine { config, steps, context, all: PartReport::default(), clusters: HashMap::new() };
+    let mut engine =
+        Engine { config, steps, context, all: PartReport::default(), clusters: HashMap::new(), indexes: Vec::new() };
     let mut passes = pass::passes(steps);
     let last_with_steps = passes.len() - 1;
     if config.mixture.is_some() {
@@ -120,7 +124,13 @@ pub fn run(
             Some((step, across)) => {
                 let decisions = dir.join("decisions");
                 if !decisions.exists() {
-                    groups::decide(across, &dir, &parts, &decisions, context.progress)?;
+                    let earlier = Earlier::open(&steps[step], across, context)?;
+                    groups::decide(across, &earlier, (&dir, &parts), &decisions, context.progress)?;
+                }
+                engine.all.note(step, &groups::noted(&decisions)?);
+                if steps[step].keep_index {
+                    index::make(&steps[step], across, &dir, &parts)?;
+                    engine.indexes.push((dir.clone(), step));
                 }
                 let decisions = Decisions::open(decisions)?;
                 engine.clusters.insert(step, clusters::of_pass(&decisions, &dir)?);
@@ -137,6 +147,8 @@ struct Engine<'a, 'c> {
     context: &'a StageContext<'c>,
     all: PartReport,
     clusters: HashMap<usize, Clusters>,
+    /// The passes' folders that have an index to be kept, and of which step.
+    indexes: Vec<(PathBuf, usize)>,
 }
 
 /// A group of files that is being read by one thread at a time.
@@ -312,6 +324,9 @@ impl Engine<'_, '_> {
         let (written, cut) = emit::assemble(self.config, &emitted, last, self.context.dir)?;
         (report.train, report.validation) = (written.train, written.validation);
         report.documents_cut_by_the_split = cut;
+        for (dir, step) in &self.indexes {
+            index::publish(dir, *step, &self.steps[*step], self.context.dir)?;
+        }
         let dropped = self.dropped(parts, passes)?;
         self.records(parts, passes)?;
         Ok(Outcome { report, files, dropped })

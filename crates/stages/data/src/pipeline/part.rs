@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use cupola_artifact::{Context, Error, Result, write_atomic};
@@ -16,7 +17,7 @@ use serde_json::Value;
 
 use super::emit::Emitted;
 use crate::report::PartReport;
-use crate::step::{Key, Place};
+use crate::step::{ANY_SIZE, Key, Place};
 
 /// Bytes of a key in a file.
 pub const KEY_BYTES: usize = 28;
@@ -255,13 +256,34 @@ pub fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<impl Iterator<Item
 pub fn write_keys(path: &Path, keys: &mut [Key]) -> Result<()> {
     keys.sort_unstable();
     let mut bytes = Vec::with_capacity(keys.len() * KEY_BYTES);
-    for key in keys.iter() {
-        for word in [key.hash, key.check, key.place] {
-            bytes.extend(word.to_le_bytes());
-        }
-        bytes.extend(key.part.to_le_bytes());
-    }
+    keys.iter().for_each(|key| bytes.extend(key_bytes(key)));
     write_file(path, &bytes)
+}
+
+/// A key as it stands in a file.
+pub fn key_bytes(key: &Key) -> [u8; KEY_BYTES] {
+    let mut bytes = [0; KEY_BYTES];
+    for (at, word) in [key.hash, key.check, key.place].into_iter().enumerate() {
+        bytes[8 * at..8 * at + 8].copy_from_slice(&word.to_le_bytes());
+    }
+    bytes[24..].copy_from_slice(&key.part.to_le_bytes());
+    bytes
+}
+
+/// The bytes of the sketch with that number in a range, as many of them as it has; all sketches are of `size` or of
+/// [`ANY_SIZE`].
+pub fn read_sketch(file: &File, size: usize, number: usize, range: Range<usize>) -> std::io::Result<Vec<u8>> {
+    let (mut start, mut end) = (size.saturating_mul(number) as u64, size as u64);
+    if size == ANY_SIZE {
+        let mut ends = [0; 16];
+        read_exact_at(file, &mut ends, 8 * number as u64)?;
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| ends[at + i]));
+        (start, end) = (word(0), word(8).saturating_sub(word(0)));
+    }
+    let from = end.min(range.start as u64);
+    let mut sketch = vec![0; (end.min(range.end as u64) - from) as usize];
+    read_exact_at(file, &mut sketch, start + from)?;
+    Ok(sketch)
 }
 
 /// Writes a file whose completeness a part's description vouches for.
@@ -286,6 +308,11 @@ impl KeyFile {
         let file = File::open(&path).context(cannot)?;
         let keys = file.metadata().context(cannot)?.len() / KEY_BYTES as u64;
         Ok(Self { path, file, keys })
+    }
+
+    /// How many keys it has.
+    pub fn len(&self) -> u64 {
+        self.keys
     }
 
     /// Adds the keys whose hashes are in `from..=to`.

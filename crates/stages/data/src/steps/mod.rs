@@ -11,6 +11,7 @@ mod filters;
 mod kind;
 mod language;
 mod lists;
+mod media;
 mod normalize;
 mod perplexity;
 mod privacy;
@@ -27,6 +28,7 @@ pub use privacy::kinds as privacy_kinds;
 
 /// All steps, by the names that a recipe uses.
 pub const ALL: &[Kind] = &[
+    media::MEDIA,
     extract::EXTRACT,
     boilerplate_lines::BOILERPLATE_LINES,
     normalize::NORMALIZE,

@@ -193,6 +193,27 @@ impl Shard {
         Ok((self.index.u64_at(HEADER + 4 * self.documents + 8 * document)?, length))
     }
 
+    /// Tokens.
+    pub fn tokens(&self) -> u64 {
+        self.tokens.length / self.width.bytes() as u64
+    }
+
+    /// The document that a token belongs to, and where in it the token is.
+    pub fn at(&self, token: u64) -> Result<(u64, u32)> {
+        let at = token * self.width.bytes() as u64;
+        let (mut low, mut high) = (0, self.documents);
+        // The last document that begins there or before; of several that do, all but the last are empty.
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match self.span(middle)?.0 <= at {
+                true => low = middle,
+                false => high = middle,
+            }
+        }
+        let skipped = at.saturating_sub(self.span(low)?.0) / self.width.bytes() as u64;
+        Ok((low, u32::try_from(skipped).unwrap_or(u32::MAX)))
+    }
+
     /// A document's tokens.
     pub fn length(&self, document: u64) -> Result<u32> {
         self.index.u32_at(HEADER + 4 * document)

@@ -25,7 +25,7 @@ pub use reader::{ShardInfo, Shards, ShardsInfo};
 pub use rows::{Arrange, Layout, Long, arrange};
 pub use sequences::{Row, Sequences};
 pub use shuffle::{Permutation, Shuffle};
-pub use stage::PackStage;
+pub use stage::{PackStage, ROWS_FILE};
 pub use writer::{Boundary, PackConfig, write_shards};
 
 /// Mixes a number well (splitmix64).

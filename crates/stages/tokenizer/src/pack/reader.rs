@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fim::Fim;
 use super::format::{Shard, Width};
+use super::sequences::Row;
 use crate::files::read_limited;
 
 /// What says what is in a folder of shards.
@@ -87,6 +88,8 @@ pub struct Shards {
     shards: Vec<Shard>,
     /// The first document of each shard.
     starts: Vec<u64>,
+    /// The first token of each shard.
+    tokens: Vec<u64>,
 }
 
 impl Shards {
@@ -103,6 +106,7 @@ impl Shards {
                 .with_hint("it was written by another version of this program: make the shards again"));
         }
         let (mut shards, mut starts, mut documents) = (Vec::new(), Vec::new(), 0u64);
+        let (mut tokens, mut token) = (Vec::new(), 0u64);
         for entry in &info.shards {
             if entry.name.is_empty() || !entry.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
                 return Err(Error::failed(format!("{} names a shard {:?}", path.display(), entry.name)));
@@ -115,9 +119,11 @@ impl Shards {
             }
             starts.push(documents);
             documents = documents.saturating_add(shard.documents);
+            tokens.push(token);
+            token = token.saturating_add(shard.tokens());
             shards.push(shard);
         }
-        Ok(Self { dir: dir.to_path_buf(), info, shards, starts })
+        Ok(Self { dir: dir.to_path_buf(), info, shards, starts, tokens })
     }
 
     /// What they are.
@@ -156,6 +162,50 @@ impl Shards {
     pub fn read(&self, document: u64, from: u32, count: u32, out: &mut Vec<u32>) -> Result<()> {
         let (shard, number) = self.find(document)?;
         shard.read(number, from, count, out)
+    }
+
+    /// Appends tokens like [`Self::read`], and gives what comes after them: see [`Row::after`].
+    pub(super) fn read_on(&self, document: u64, from: u32, count: u32, out: &mut Vec<u32>) -> Result<Option<u32>> {
+        let (shard, number) = self.find(document)?;
+        match from.checked_add(count) {
+            Some(end) if end < shard.length(number)? => {
+                shard.read(number, from, count + 1, out)?;
+                Ok(out.pop())
+            }
+            _ => {
+                shard.read(number, from, count, out)?;
+                Ok(self.info.begin.filter(|_| self.info.end.is_none()))
+            }
+        }
+    }
+
+    /// All documents one after another are a stream; this is a part of it, `count` tokens from the token `at` on.
+    ///
+    /// # Errors
+    /// A part that is not inside, or a shard that cannot be read.
+    pub fn span(&self, at: u64, count: usize) -> Result<Row> {
+        let mut row = Row { ids: Vec::with_capacity(count + 1), ends: Vec::new(), after: Vec::new() };
+        let shard = self.tokens.partition_point(|start| *start <= at).saturating_sub(1);
+        let within = at - self.tokens.get(shard).copied().unwrap_or(0);
+        let (mut document, mut from) = match self.shards.get(shard) {
+            Some(found) if within < found.tokens() => {
+                let (number, from) = found.at(within)?;
+                (self.starts[shard] + number, from)
+            }
+            _ => (self.documents(), 0),
+        };
+        while row.ids.len() < count {
+            let (shard, number) = self.find(document)?;
+            let left = shard.length(number)?.saturating_sub(from);
+            let taken = left.min((count - row.ids.len()) as u32);
+            if taken > 0 {
+                let after = self.read_on(document, from, taken, &mut row.ids)?;
+                row.ends.push(row.ids.len());
+                row.after.push(after);
+            }
+            (document, from) = (document + 1, 0);
+        }
+        Ok(row)
     }
 
     /// The lengths in tokens of up to `count` documents, from one on.

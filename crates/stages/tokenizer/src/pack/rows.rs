@@ -25,6 +25,16 @@ pub struct Arrange {
     pub window: usize,
 }
 
+impl Arrange {
+    /// The length of the longest row.
+    pub fn longest(&self) -> u32 {
+        match self.layout {
+            Layout::Buckets => self.buckets.iter().copied().max().unwrap_or(0),
+            Layout::BestFit | Layout::Stream => self.length,
+        }
+    }
+}
+
 impl Default for Arrange {
     fn default() -> Self {
         Self { length: 2048, layout: Layout::BestFit, long: Long::Split, buckets: Vec::new(), window: 1 << 20 }

@@ -17,6 +17,8 @@ use super::reader::Shards;
 const MAGIC: &[u8; 8] = b"CUPROWS1";
 const PIECE_BYTES: u64 = 16;
 const FOOTER: u64 = 32;
+/// Pieces that are read together to be counted.
+const PIECES_AT_ONCE: u64 = 1 << 16;
 /// Tokens of the longest row: so much is made room for, whatever a damaged file says.
 pub(super) const LONGEST_ROW: u32 = 1 << 24;
 
@@ -102,6 +104,9 @@ pub struct Row {
     pub ids: Vec<u32>,
     /// Behind which token each document, or piece of one, ends; what follows the last is padding.
     pub ends: Vec<usize>,
+    /// What comes after each of them: the next token of the document, or behind its end the token that begins the next
+    /// one; none where documents end with a token of their own, or without any.
+    pub after: Vec<Option<u32>>,
 }
 
 impl Row {
@@ -114,13 +119,17 @@ impl Row {
         segments
     }
 
-    /// For each token the one to be predicted from it: the next of the same document, else `ignore`.
+    /// For each token the one to be predicted from it: the next of the same document, then what comes after the piece;
+    /// else `ignore`.
     pub fn targets(&self, ignore: i32) -> Vec<i32> {
         let mut targets = vec![ignore; self.ids.len()];
         let mut start = 0;
-        for &end in &self.ends {
-            for i in start..end.saturating_sub(1) {
+        for (&end, after) in self.ends.iter().zip(&self.after).filter(|(end, _)| **end > 0) {
+            for i in start..end - 1 {
                 targets[i] = self.ids[i + 1] as i32;
+            }
+            if let (Some(after), true) = (after, end > start) {
+                targets[end - 1] = *after as i32;
             }
             start = end;
         }
@@ -170,6 +179,19 @@ impl Sequences {
         &self.lengths
     }
 
+    /// How many tokens all rows hold, padding left out.
+    pub fn tokens(&self) -> Result<u64> {
+        let mut bytes = vec![0; (PIECES_AT_ONCE * PIECE_BYTES) as usize];
+        let mut tokens = 0u64;
+        for first in (0..self.pieces).step_by(PIECES_AT_ONCE as usize) {
+            let bytes = &mut bytes[..((self.pieces - first).min(PIECES_AT_ONCE) * PIECE_BYTES) as usize];
+            self.file.read(first * PIECE_BYTES, bytes)?;
+            let counts = bytes.as_chunks::<16>().0.iter().map(|p| u32::from_le_bytes([p[12], p[13], p[14], p[15]]));
+            tokens = counts.fold(tokens, |sum, count| sum.saturating_add(u64::from(count)));
+        }
+        Ok(tokens)
+    }
+
     /// A row, filled up with `pad`.
     pub fn get(&self, row: u64, pad: u32) -> Result<Row> {
         let broken = || {
@@ -184,7 +206,7 @@ impl Sequences {
         if first > last || last > self.pieces {
             return Err(broken());
         }
-        let (mut ids, mut ends) = (Vec::new(), Vec::new());
+        let (mut ids, mut ends, mut after) = (Vec::new(), Vec::new(), Vec::new());
         let longest = self.lengths.last().copied().unwrap_or(0) as usize;
         for piece in first..last {
             let at = piece * PIECE_BYTES;
@@ -193,11 +215,11 @@ impl Sequences {
             if ids.len() + count as usize > longest {
                 return Err(broken());
             }
-            self.shards.read(document, start, count, &mut ids)?;
+            after.push(self.shards.read_on(document, start, count, &mut ids)?);
             ends.push(ids.len());
         }
         let length = self.lengths.iter().map(|n| *n as usize).find(|n| *n >= ids.len()).unwrap_or(longest);
         ids.resize(length, pad);
-        Ok(Row { ids, ends })
+        Ok(Row { ids, ends, after })
     }
 }

@@ -19,8 +19,8 @@ use crate::tokenizer::Tokenizer;
 const SPEED: f64 = 4.5e7;
 /// Memory for the batches under way, bytes.
 const MEMORY: f64 = 1.5e8;
-/// The file of rows beside shards.
-const ROWS_FILE: &str = "rows.bin";
+/// The file of rows beside shards, where there are any.
+pub const ROWS_FILE: &str = "rows.bin";
 
 /// Makes shards.
 pub struct PackStage;
@@ -116,6 +116,14 @@ impl Configured for Config {
         };
         plan.facts.insert("tokens".to_owned(), tokens);
         plan.facts.insert("vocab_size".to_owned(), vocab);
+        let train = inputs.fact("data", "train_bytes").map_or(1.0, |train| train / bytes.max(1.0));
+        for (fact, all) in [("bytes", bytes), ("tokens", tokens)] {
+            plan.facts.insert(format!("train_{fact}"), train * all);
+        }
+        plan.facts.insert("documents".to_owned(), train * inputs.fact("data", "documents").unwrap_or(0.0));
+        if let Some(rows) = &self.rows {
+            plan.facts.insert("row_length".to_owned(), f64::from(rows.longest()));
+        }
         Ok(plan)
     }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use cupola_artifact::{Context, Error, Result, create_dir, hash_file, sha256_hex, write_atomic};
+use cupola_artifact::{Context, Error, Result, create_dir, hash_file, write_atomic};
 use cupola_records::Document;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -101,7 +101,7 @@ pub fn write_shards(
         version: VERSION,
         width: encoder.width,
         vocab_size: tokenizer.vocab_size(),
-        tokenizer: sha256_hex(&tokenizer.0.json),
+        tokenizer: tokenizer.sha256(),
         begin: encoder.around[0],
         end: encoder.around[1],
         seed,

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use cupola_artifact::{Error, Result, hash_file, rfc3339, write_atomic, write_atomic_with};
+use cupola_artifact::{Error, Result, hash_file, rfc3339, sha256_hex, write_atomic, write_atomic_with};
 use glob::Pattern;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -145,6 +145,11 @@ impl Remote for Crawl {
         format!("crawl:{}", json!(alone))
     }
 
+    /// Crawls may begin at the same page and differ in others, or in their settings.
+    fn name(&self, source: &Source) -> String {
+        format!("crawl:{}#{}", source.path(), &sha256_hex(self.identity(source).as_bytes())[..8])
+    }
+
     fn collect(&self, source: &Source, task: &Task<'_>) -> Result<Vec<Collected>> {
         let Source::Crawl(settings) = source else { return Ok(Vec::new()) };
         let (dir, done) = (task.entry.dir().join("crawl"), task.entry.dir().join("crawl").join("done"));
@@ -176,7 +181,7 @@ impl Remote for Crawl {
         write_atomic(&done, b"")?;
         let (sha256, bytes) = hash_file(&path)?;
         Ok(vec![Collected {
-            address: format!("crawl:{}", source.path()),
+            address: self.name(source),
             file: PAGES.into(),
             bytes,
             sha256,

@@ -40,6 +40,12 @@ pub struct PartDuplicates<P> {
     /// Parts also count as equal that differ only in upper and lower case, in digits, or in what is neither letter nor digit
     /// (as in `CCNet`, Wenzek et al. 2020). Default false.
     pub loose: bool,
+    /// What tells that a part was there: `exact`, the default, its key of 28 bytes, beside the others; `bloom`, a Bloom filter in
+    /// memory, of 3.6 bytes for each part with the default `false_positives`, which takes now and then a new part for one that
+    /// was there.
+    pub index: IndexOf,
+    /// With `bloom`, the share of new parts that are taken for old ones, at most. Default one in a million.
+    pub false_positives: f64,
     #[serde(skip)]
     part: PhantomData<P>,
 }
@@ -54,9 +60,27 @@ pub enum KeepOf {
     None,
 }
 
+/// What remembers parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IndexOf {
+    /// Keys.
+    Exact,
+    /// A Bloom filter.
+    Bloom,
+}
+
 impl<P> Default for PartDuplicates<P> {
     fn default() -> Self {
-        Self { min_chars: 40, min_count: 2, keep: KeepOf::First, loose: false, part: PhantomData }
+        Self {
+            min_chars: 40,
+            min_count: 2,
+            keep: KeepOf::First,
+            loose: false,
+            index: IndexOf::Exact,
+            false_positives: 1e-6,
+            part: PhantomData,
+        }
     }
 }
 
@@ -114,7 +138,19 @@ impl<P: Parts> Across for PartDuplicates<P> {
             return Err(Error::usage(format!("`min_count` of `{}` is {}", P::NAME, self.min_count))
                 .with_hint("what occurs once is no duplicate: it must be 2 or more"));
         }
+        if self.index == IndexOf::Bloom && (self.min_count > 2 || self.keep == KeepOf::None) {
+            return Err(Error::usage(format!("`{}` has `index = \"bloom\"`, which cannot count", P::NAME))
+                .with_hint("leave `min_count` and `keep` out, or count with `index = \"exact\"`"));
+        }
+        if !(self.false_positives > 0.0 && self.false_positives < 1.0) {
+            let (name, value) = (P::NAME, self.false_positives);
+            return Err(Error::usage(format!("`false_positives` of `{name}` is {value}, not between 0 and 1")));
+        }
         Ok(())
+    }
+
+    fn bloom(&self) -> Option<f64> {
+        (self.index == IndexOf::Bloom).then_some(self.false_positives)
     }
 
     fn keys(&self, document: &Document, place: Place, keys: &mut Keys) {
@@ -201,6 +237,8 @@ mod tests {
 
     #[test]
     fn counting_to_one_is_refused() {
-        assert!(LINE_DUPLICATES.configure("min_count = 1".parse().expect("a table")).is_err());
+        for wrong in ["min_count = 1", "index = 'bloom'\nkeep = 'none'", "index = 'bloom'\nfalse_positives = 0.0"] {
+            assert!(LINE_DUPLICATES.configure(wrong.parse().expect("a table")).is_err(), "{wrong}");
+        }
     }
 }
