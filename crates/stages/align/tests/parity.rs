@@ -19,7 +19,6 @@ fn each(name: &str, check: impl Fn(&Golden)) {
     check(&Golden::load_dir(&fixture(name)));
     let other = std::env::var_os("CUPOLA_FIXTURES").map(|root| Path::new(&root).join(name));
     if let Some(dir) = other.filter(|dir| dir.exists()) {
-        eprintln!("{name}: also of {}", dir.display());
         check(&Golden::load_dir(&dir));
     }
 }

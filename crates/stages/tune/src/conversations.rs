@@ -89,7 +89,7 @@ impl TuneTask for Conversations {
             return Err(Error::usage(message));
         }
         let good = |mixed: &Mixed| !mixed.name.is_empty() && mixed.weight.is_finite() && mixed.weight > 0.0;
-        if !own.mix.iter().all(good) || !(own.temperature.is_finite() && own.temperature > 0.0) {
+        if !(own.mix.iter().all(good) && own.temperature.is_finite() && own.temperature > 0.0) {
             return Err(Error::usage(format!(
                 "in [{KIND}], each set of `mix` needs a `name` and a `weight` above 0, and `temperature` must be above 0"
             )));

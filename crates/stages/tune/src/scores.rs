@@ -185,7 +185,7 @@ fn of_tokens(said: &[Said], labels: &[String]) -> Vec<(&'static str, f64)> {
 
 /// Entities in labelled tokens: kind, first token, and the one after the last. An `I-` that continues nothing begins one, as
 /// CoNLL's script has it.
-fn entities<'a>(told: impl Iterator<Item = usize>, labels: &'a [String]) -> BTreeSet<(&'a str, usize, usize)> {
+fn entities(told: impl Iterator<Item = usize>, labels: &[String]) -> BTreeSet<(&str, usize, usize)> {
     let mut out = BTreeSet::new();
     let mut open: Option<(&str, usize)> = None;
     let mut at = 0;

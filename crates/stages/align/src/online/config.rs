@@ -191,7 +191,7 @@ impl OnlineConfig {
             return wrong("`temperature` must be above 0".into(), "an answer without chance teaches nothing");
         }
         if ![self.gamma, self.lambda].into_iter().all(|x| (0.0..=1.0).contains(&x))
-            || self.kl_target.is_some_and(|t| !(t > 0.0))
+            || !self.kl_target.is_none_or(|t| t > 0.0)
         {
             return wrong("`gamma` and `lambda` must be from 0 to 1, and `kl_target` above 0".into(), "see the manual");
         }

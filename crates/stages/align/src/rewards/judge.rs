@@ -74,7 +74,7 @@ impl Kind for Judge {
         if !grading.key_env.as_deref().is_none_or(is_variable) {
             return wrong("has a `key_env` that is no name of an environment variable");
         }
-        if grading.best < 2 || grading.concurrency == 0 || !(grading.timeout_s > 0.0) {
+        if grading.best < 2 || grading.concurrency == 0 || grading.timeout_s.is_nan() || grading.timeout_s <= 0.0 {
             return wrong("must have `best` of at least 2, `concurrency` of at least 1 and `timeout_s` above 0");
         }
         Ok(Box::new(grading))
