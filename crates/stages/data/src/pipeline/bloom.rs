@@ -150,7 +150,7 @@ mod tests {
         for (keys, wanted) in [(20_000, 0.01), (50_000, 0.001), (2_000, 0.1)] {
             let mut bloom = Bloom::for_keys(keys, wanted);
             let bits = 8.0 * bloom.bytes() as f64;
-            assert!(bits < keys as f64 * 1.4427 * (1.0 / wanted).log2() + 64.0, "{bits}");
+            assert!(bits < keys as f64 * std::f64::consts::LOG2_E * (1.0 / wanted).log2() + 64.0, "{bits}");
             (0..keys).for_each(|i| bloom.put(&key(i)));
             assert!((0..keys).all(|i| bloom.has(&key(i))));
             let told = bloom.false_positives();
