@@ -6,7 +6,6 @@ use cupola_nn::Module;
 use cupola_testkit::{TempDir, tiny_llama_dir};
 
 use super::*;
-use cupola_nn::Module;
 
 /// Resolves the references as paths in `dir` and runs.
 fn run(dir: &TempDir, recipe: &str, out: &str) -> Result<Report> {

@@ -70,5 +70,8 @@ fn the_tables_are_those_of_the_lists() {
     let row = |task: &&dyn cupola_tune::task::TuneTask| format!("| `{}` | {} |\n", task.name(), task.about());
     let rows: String = cupola_tune::task::ALL.iter().map(row).collect();
     let tasks = format!("| task | what is learned |\n|---|---|\n{rows}");
-    cupola_testkit::check_tables("tune.md", &[("tasks", tasks), ("methods", methods()), ("adapter settings", settings())]);
+    cupola_testkit::check_tables(
+        "tune.md",
+        &[("tasks", tasks), ("methods", methods()), ("adapter settings", settings())],
+    );
 }
