@@ -62,5 +62,6 @@ pub fn load_reader(dir: &Path, device: &Device) -> Result<(Model, Tokenizer)> {
 /// # Errors
 /// A missing or broken `config.json`.
 pub fn is_encoder(dir: &Path) -> Result<bool> {
-    Ok(dir.join("config.json").exists() && Model::read_spec(dir)?.encoder().is_ok())
+    let holds = ["config.json", "adapter_config.json"].iter().any(|file| dir.join(file).exists());
+    Ok(holds && Model::read_spec(dir)?.encoder().is_ok())
 }

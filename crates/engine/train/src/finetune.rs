@@ -357,16 +357,23 @@ impl FineTune {
     }
 
     /// Writes the model's directory; with adapters also `adapter/` in PEFT's layout, and the model has them merged. Where an
-    /// adapter cannot be merged, the directory is its own, and names its base.
+    /// adapter cannot be merged, the directory is its own, and names its base, which lies within where it was trained too.
     ///
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, model: &mut Model, tokenizer: &Tokenizer, context: &StageContext<'_>) -> Result<()> {
+        let (merges, more) = (model.is_mergeable(), trains_more(model));
         model.set_trainable(|_| false);
-        let merges = model.is_mergeable();
         if model.adapted().is_some() {
-            let (place, base) = if merges { ("adapter", "../..") } else { ("", "..") };
-            let base = adapter_base(context.input("model")?, base)?;
+            let (place, up) = if merges { ("adapter", "../..") } else { ("", "..") };
+            let base = match more && !merges {
+                // A new head, for one, is no part of the base that was given.
+                true => {
+                    model.save(&context.dir.join(OWN_BASE))?;
+                    OWN_BASE.to_string()
+                }
+                false => adapter_base(context.input("model")?, up)?,
+            };
             save_adapter(model, &base, &context.dir.join(place))?;
         }
         if merges {
@@ -436,6 +443,15 @@ impl FineTune {
                 .collect(),
         }
     }
+}
+
+/// Where the base of an adapter lies in its own folder, where it was trained too.
+const OWN_BASE: &str = "base";
+
+/// Whether an adapter's model trains more than the adapter.
+fn trains_more(model: &mut Model) -> bool {
+    let names: BTreeSet<String> = model.adapter_names().into_iter().collect();
+    model.params_mut().iter().any(|param| param.trainable() && !names.contains(param.name()))
 }
 
 /// Where an adapter's base is: a stage's artifact beside ours, `up` from the adapter; else its full path.

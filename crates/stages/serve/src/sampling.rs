@@ -172,7 +172,6 @@ mod tests {
             forced_first_token: None,
             forced_last_token: None,
             logprobs: None,
-            adapter: None,
         };
         assert_eq!(taken(&body).unwrap(), want);
         assert_eq!(taken(&json!({})).unwrap(), SamplingParams::default());

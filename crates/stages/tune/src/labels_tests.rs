@@ -88,6 +88,28 @@ fn adapters_train_the_head_too() {
     assert!(metric(&report, "trainable_parameters") < 0.5 * metric(&report, "parameters"));
 }
 
+/// What cannot be merged has its base with the head in its own folder, wherever that stands.
+#[test]
+fn an_adapter_that_is_more_than_weights_keeps_the_head_beside_it() {
+    for method in ["prompt_tuning", "houlsby"] {
+        let dir = setup((0..64).map(|i| json!({"text": text(i), "label": u8::from(i % 4 == 0)})));
+        let recipe = format!("task = 'classification'\nmethod = '{method}'\n{RECIPE}").replace("2e-3", "1e-2");
+        let report = run(&dir, &recipe, "out").unwrap();
+        assert!(metric(&report, "validation_loss") < 0.8 * metric(&report, "validation_loss_before"), "{report:?}");
+        std::fs::rename(dir.join("out"), dir.join("moved")).unwrap();
+        assert!(cupola_generate::is_encoder(&dir.join("moved")).unwrap());
+        let load = |place: &str| Model::load(&dir.join(place), &Device::flex()).unwrap();
+        let (model, base) = (load("moved"), load("moved/base"));
+        let scores = |model: &Model| {
+            let encoder = model.encoder().unwrap();
+            let batch = encoder.spec().batch((60..70).collect(), &[0..10]);
+            cupola_ops::to_vec(&encoder.scores(encoder.hidden(&batch), &batch))
+        };
+        assert_eq!(scores(&model).len(), 2);
+        assert!(model.adapted().is_some() && scores(&model) != scores(&base), "{method}");
+    }
+}
+
 #[test]
 fn several_labels_and_numbers_are_learned() {
     let dir = setup((0..64).map(|i| {
