@@ -28,7 +28,7 @@ fn text(document: u64, changed: usize) -> String {
     let mut words = words(document + 1, 120);
     (0..changed).for_each(|i| words[50 + i] = format!("changed{i}"));
     let mut lines: Vec<String> = words.chunks(10).map(|line| line.join(" ")).collect();
-    if document % 3 == 0 {
+    if document.is_multiple_of(3) {
         lines.push(format!("all rights reserved by the publishers of volume {}", document % 9));
     }
     lines.join("\n")

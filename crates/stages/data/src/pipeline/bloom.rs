@@ -41,7 +41,8 @@ impl Bloom {
     fn bits(&self, key: &Key) -> impl Iterator<Item = (usize, u64)> + use<> {
         let (first, step, all) = (key.hash, key.check | 1, 64 * self.words.len() as u128);
         (0..u64::from(self.hashes)).map(move |i| {
-            let bit = (u128::from(first.wrapping_add(step.wrapping_mul(i))) * all >> 64) as u64;
+            let place = u128::from(first.wrapping_add(step.wrapping_mul(i)));
+            let bit = ((place * all) >> 64) as u64;
             ((bit / 64) as usize, 1 << (bit % 64))
         })
     }
