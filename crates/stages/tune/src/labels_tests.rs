@@ -102,7 +102,7 @@ fn an_adapter_that_is_more_than_weights_keeps_the_head_beside_it() {
         let (model, base) = (load("moved"), load("moved/base"));
         let scores = |model: &Model| {
             let encoder = model.encoder().unwrap();
-            let batch = encoder.spec().batch((60..70).collect(), &[0..10]);
+            let batch = encoder.spec().batch((60..70).collect(), std::slice::from_ref(&(0..10)));
             cupola_ops::to_vec(&encoder.scores(encoder.hidden(&batch), &batch))
         };
         assert_eq!(scores(&model).len(), 2);
