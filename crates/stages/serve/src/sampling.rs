@@ -150,6 +150,7 @@ mod tests {
             "stop": "x", "logit_bias": {"7": -100, "8": 0.5}, "bad_words_ids": [[1, 2], [3]], "ignore_eos": true,
         });
         let want = SamplingParams {
+            adapter: None,
             temperature: 0.5,
             top_p: 0.25,
             top_k: 3,
