@@ -3,9 +3,9 @@
 use burn::tensor::Device;
 use cupola_arch::Model;
 use cupola_artifact::Class;
-use cupola_artifact::stage::{Input, Silent, Stage};
+use cupola_artifact::stage::{Silent, Stage};
 use cupola_generate::{ScoreItem, log_likelihoods};
-use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
+use cupola_testkit::{TempDir, assert_close, metric, run_stage, tiny_llama_dir};
 use cupola_train::conversation::{Holdout, read_all};
 
 use super::*;
@@ -24,28 +24,8 @@ fn setup() -> TempDir {
 
 /// Resolves the references as paths in `dir` and runs.
 fn run(dir: &TempDir, recipe: &str, out: &str) -> Result<Report> {
-    let stage = AlignStage.configure(format!("model = 'model'\ndata = 'pairs.json'\n{recipe}").parse().unwrap())?;
-    let inputs: Vec<Input> = stage
-        .references()
-        .into_iter()
-        .map(|r| Input { key: r.key.into(), path: dir.join(&r.value), reference: r.value, kind: None })
-        .collect();
-    let out = dir.join(out);
-    std::fs::create_dir_all(&out).unwrap();
-    stage.run(&StageContext {
-        name: "dpo",
-        dir: &out,
-        work: &out.with_extension("work"),
-        recipe_dir: dir.path(),
-        inputs: &inputs,
-        device: "cpu",
-        seed: 1,
-        progress: &Silent,
-    })
-}
-
-fn metric(report: &Report, name: &str) -> f64 {
-    report.metrics[name].as_f64().unwrap_or_else(|| panic!("no {name} in {:?}", report.metrics))
+    let section = format!("model = 'model'\ndata = 'pairs.json'\n{recipe}");
+    run_stage(&AlignStage, dir, &section, out, &Silent)
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use burn::tensor::Device;
 use cupola_artifact::Class;
-use cupola_artifact::stage::{Input, Silent, Stage};
-use cupola_testkit::{TempDir, assert_close, fixture, tiny_llama_dir};
+use cupola_artifact::stage::{Silent, Stage};
+use cupola_testkit::{TempDir, assert_close, fixture, metric, run_stage, tiny_llama_dir};
 use serde_json::Value;
 
 use super::*;
@@ -21,29 +21,8 @@ fn setup() -> TempDir {
 }
 
 fn run(dir: &TempDir, model: &str, recipe: &str, out: &str) -> Result<Report> {
-    let text = format!("algorithm = 'reward_model'\nmodel = '{model}'\ndata = 'pairs.json'\n{recipe}");
-    let stage = AlignStage.configure(text.parse().unwrap())?;
-    let inputs: Vec<Input> = stage
-        .references()
-        .into_iter()
-        .map(|r| Input { key: r.key.into(), path: dir.join(&r.value), reference: r.value, kind: None })
-        .collect();
-    let out = dir.join(out);
-    std::fs::create_dir_all(&out).unwrap();
-    stage.run(&StageContext {
-        name: "judge",
-        dir: &out,
-        work: &out.with_extension("work"),
-        recipe_dir: dir.path(),
-        inputs: &inputs,
-        device: "cpu",
-        seed: 1,
-        progress: &Silent,
-    })
-}
-
-fn metric(report: &Report, name: &str) -> f64 {
-    report.metrics[name].as_f64().unwrap_or_else(|| panic!("no {name} in {:?}", report.metrics))
+    let section = format!("algorithm = 'reward_model'\nmodel = '{model}'\ndata = 'pairs.json'\n{recipe}");
+    run_stage(&AlignStage, dir, &section, out, &Silent)
 }
 
 #[test]

@@ -1,7 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
 use cupola_arch::Model;
@@ -9,7 +8,7 @@ use cupola_artifact::Class;
 use cupola_artifact::stage::{Input, Progress, Silent, Stage};
 use cupola_nn::{Batch, Module};
 use cupola_ops::{scalar, to_vec};
-use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
+use cupola_testkit::{KillAt, TempDir, assert_close, metric, run_stage, tiny_llama_dir};
 use cupola_train::Objective;
 use cupola_train::finetune::Method;
 use cupola_train::loader::Steps;
@@ -34,28 +33,8 @@ fn setup() -> TempDir {
 
 /// Resolves the references as paths in `dir` and runs.
 fn run(dir: &TempDir, recipe: &str, out: &str, progress: &dyn Progress) -> Result<Report> {
-    let stage = TuneStage.configure(format!("model = 'model'\ndata = 'data.jsonl'\n{recipe}").parse().unwrap())?;
-    let inputs: Vec<Input> = stage
-        .references()
-        .into_iter()
-        .map(|r| Input { key: r.key.into(), path: dir.join(&r.value), reference: r.value, kind: None })
-        .collect();
-    let out = dir.join(out);
-    std::fs::create_dir_all(&out).unwrap();
-    stage.run(&StageContext {
-        name: "chat",
-        dir: &out,
-        work: &out.with_extension("work"),
-        recipe_dir: dir.path(),
-        inputs: &inputs,
-        device: "cpu",
-        seed: 1,
-        progress,
-    })
-}
-
-fn metric(report: &Report, name: &str) -> f64 {
-    report.metrics[name].as_f64().unwrap()
+    let section = format!("model = 'model'\ndata = 'data.jsonl'\n{recipe}");
+    run_stage(&TuneStage, dir, &section, out, progress)
 }
 
 fn logits(dir: &Path) -> Vec<f32> {
@@ -265,19 +244,6 @@ fn beside_weights_in_four_bits_an_adapter_learns_almost_as_well() {
     assert!(changed("model.layers.0.mlp.up_proj.weight") && !changed("model.embed_tokens.weight"));
 }
 
-/// Fails like a killed process: panics at a step.
-struct KillAt(AtomicUsize);
-
-impl Progress for KillAt {
-    fn begin(&self, _: &str, _: Option<u64>, _: &str) {}
-    fn update(&self, _: u64, _: &str) {
-        assert!(self.0.fetch_sub(1, Ordering::SeqCst) > 1, "killed");
-    }
-    fn end(&self) {}
-    fn line(&self, _: &str) {}
-    fn warn(&self, _: &str) {}
-}
-
 #[test]
 fn resume_equals_uninterrupted_run() {
     for method in Method::names() {
@@ -289,7 +255,7 @@ fn resume_equals_uninterrupted_run() {
         let whole = run(&dir, &recipe, "whole", &Silent).unwrap();
         for at in [2, 5, 8] {
             let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                run(&dir, &recipe, "cut", &KillAt(AtomicUsize::new(at)))
+                run(&dir, &recipe, "cut", &KillAt::update(at))
             }));
             assert!(killed.is_err());
         }

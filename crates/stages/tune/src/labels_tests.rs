@@ -2,36 +2,16 @@
 
 use burn::tensor::Device;
 use cupola_artifact::Class;
-use cupola_artifact::stage::{Input, Silent, Stage};
+use cupola_artifact::stage::{Silent, Stage};
 use cupola_ops::IGNORE;
-use cupola_testkit::{TempDir, assert_close, fixture, tiny_llama_dir};
+use cupola_testkit::{TempDir, assert_close, fixture, metric, run_stage, tiny_llama_dir};
 
 use super::*;
 use crate::stage::TuneStage;
 
 fn run(dir: &TempDir, recipe: &str, out: &str) -> Result<Report> {
-    let stage = TuneStage.configure(format!("model = 'model'\ndata = 'data.jsonl'\n{recipe}").parse().unwrap())?;
-    let inputs: Vec<Input> = stage
-        .references()
-        .into_iter()
-        .map(|r| Input { key: r.key.into(), path: dir.join(&r.value), reference: r.value, kind: None })
-        .collect();
-    let out = dir.join(out);
-    std::fs::create_dir_all(&out).unwrap();
-    stage.run(&StageContext {
-        name: "labels",
-        dir: &out,
-        work: &out.with_extension("work"),
-        recipe_dir: dir.path(),
-        inputs: &inputs,
-        device: "cpu",
-        seed: 1,
-        progress: &Silent,
-    })
-}
-
-fn metric(report: &Report, name: &str) -> f64 {
-    report.metrics[name].as_f64().unwrap_or_else(|| panic!("no {name} in {:?}", report.metrics))
+    let section = format!("model = 'model'\ndata = 'data.jsonl'\n{recipe}");
+    run_stage(&TuneStage, dir, &section, out, &Silent)
 }
 
 /// A tiny decoder, and records.

@@ -1,12 +1,10 @@
 #![expect(clippy::unwrap_used, reason = "a failing test should panic")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use burn::tensor::Device;
 use cupola_arch::Model;
-use cupola_artifact::stage::{Input, Progress, Report, Silent, Stage, StageContext};
+use cupola_artifact::stage::{Progress, Report, Silent, Stage};
 use cupola_artifact::{Class, Result};
-use cupola_testkit::{TempDir, assert_close, tiny_llama_dir};
+use cupola_testkit::{KillAt, TempDir, assert_close, metric, run_stage, tiny_llama_dir};
 use serde_json::{Value, json};
 
 use crate::stage::AlignStage;
@@ -25,28 +23,8 @@ fn setup() -> TempDir {
 const REWARDS: &str = "rewards = [{ kind = 'regex', pattern = '[a-m]' }]";
 
 fn run(dir: &TempDir, recipe: &str, out: &str, progress: &dyn Progress) -> Result<Report> {
-    let stage = AlignStage.configure(format!("model = 'model'\ndata = 'prompts.jsonl'\n{recipe}").parse().unwrap())?;
-    let inputs: Vec<Input> = stage
-        .references()
-        .into_iter()
-        .map(|r| Input { key: r.key.into(), path: dir.join(&r.value), reference: r.value, kind: None })
-        .collect();
-    let out = dir.join(out);
-    std::fs::create_dir_all(&out).unwrap();
-    stage.run(&StageContext {
-        name: "policy",
-        dir: &out,
-        work: &out.with_extension("work"),
-        recipe_dir: dir.path(),
-        inputs: &inputs,
-        device: "cpu",
-        seed: 1,
-        progress,
-    })
-}
-
-fn metric(report: &Report, name: &str) -> f64 {
-    report.metrics[name].as_f64().unwrap_or_else(|| panic!("no {name} in {:?}", report.metrics))
+    let section = format!("model = 'model'\ndata = 'prompts.jsonl'\n{recipe}");
+    run_stage(&AlignStage, dir, &section, out, progress)
 }
 
 /// The values of a figure, step by step.
@@ -99,19 +77,6 @@ fn the_samplers_log_probabilities_are_the_trainers() {
     assert!(series(&dir, "out", "clipped").iter().all(|share| *share == 0.0));
 }
 
-/// Fails like a killed process: panics at a step.
-struct KillAt(AtomicUsize);
-
-impl Progress for KillAt {
-    fn begin(&self, _: &str, _: Option<u64>, _: &str) {}
-    fn update(&self, _: u64, _: &str) {
-        assert!(self.0.fetch_sub(1, Ordering::SeqCst) > 1, "killed");
-    }
-    fn end(&self) {}
-    fn line(&self, _: &str) {}
-    fn warn(&self, _: &str) {}
-}
-
 #[test]
 fn a_run_that_was_cut_off_between_updates_ends_as_an_uninterrupted_one() {
     let dir = setup();
@@ -119,7 +84,7 @@ fn a_run_that_was_cut_off_between_updates_ends_as_an_uninterrupted_one() {
         .replace("epochs = 6", "epochs = 2");
     let whole = run(&dir, &text, "whole", &Silent).unwrap();
     for at in [2, 5, 8] {
-        let kill = KillAt(AtomicUsize::new(at));
+        let kill = KillAt::update(at);
         let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&dir, &text, "cut", &kill)));
         assert!(killed.is_err());
     }

@@ -59,7 +59,7 @@ impl Settings for Asking {
 
     fn make(&self, making: &Making<'_>) -> Result<Box<dyn Reward>> {
         let (model, tokenizer) = load_model(making.model(&self.model)?, making.device)?;
-        let spec = model.encoder()?.spec();
+        let spec = model.encoder().map_err(|e| e.wrap(format!("the model `{}` of a reward", self.model)))?.spec();
         if spec.head.is_none_or(|head| head.task != Task::Numbers) || spec.labels.len() != 1 {
             return Err(Error::usage(format!("the model `{}` of a reward is no reward model", self.model))
                 .with_hint("one is trained by a stage `align` with `algorithm = \"reward_model\"`"));
