@@ -19,6 +19,7 @@ PARTS = [
     "dedup",
     "tokenizer",
     "shards",
+    "steps",
 ]
 
 
