@@ -3,10 +3,14 @@
 use cupola_artifact::stage::StageContext;
 use cupola_artifact::{Error, Result};
 use cupola_records::Record;
-use cupola_train::conversation::{Fit, hold_out, read_all};
+use cupola_tokenizer::{Message, Tokenizer};
+use cupola_train::conversation::{Example, Fit, hold_out, prompt_key, read_all, with_system};
 use cupola_train::finetune::FineTune;
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
+
+use crate::pairs::Pair;
+use crate::records::read_preference;
 
 /// One thing, the prompt that it is held out by, and whether it came through whole.
 pub type Encoded<T> = (String, T, Fit);
@@ -23,6 +27,45 @@ pub struct Gathered<T> {
     pub train: Vec<T>,
     /// What is held out.
     pub validation: Vec<T>,
+}
+
+/// A prompt with an answer as tokens, and whether it came through whole.
+///
+/// # Errors
+/// As the chat template's; names the record's file and line.
+pub fn encode_answer(
+    tokenizer: &Tokenizer,
+    record: &Record,
+    (prompt, answer): (&[Message], &[Message]),
+    max_len: usize,
+) -> Result<(Example, Fit)> {
+    let place = || format!("{}: line {}", record.source.display(), record.line);
+    let mut example = Example::completion(tokenizer, prompt, answer).map_err(|e| e.wrap(place()))?;
+    let fit = example.cut(max_len);
+    Ok((example, fit))
+}
+
+/// The pair of a record. Two equal answers teach nothing.
+///
+/// # Errors
+/// As [`read_preference`] and [`encode_answer`].
+pub fn encode_pair(
+    settings: &FineTune,
+    tokenizer: &Tokenizer,
+    record: &Record,
+    max_len: usize,
+) -> Result<Encoded<Pair>> {
+    let preference = read_preference(record)?;
+    let prompt = with_system(preference.prompt, settings.system.as_deref());
+    let encode = |answer: &[Message]| encode_answer(tokenizer, record, (&prompt, answer), max_len);
+    let ((chosen, first), (rejected, second)) = (encode(&preference.chosen)?, encode(&preference.rejected)?);
+    let fit = match (first, second) {
+        (Fit::Nothing, _) | (_, Fit::Nothing) => Fit::Nothing,
+        _ if chosen == rejected => Fit::Nothing,
+        (Fit::Cut, _) | (_, Fit::Cut) => Fit::Cut,
+        _ => Fit::Whole,
+    };
+    Ok((prompt_key(&prompt), Pair { chosen, rejected }, fit))
 }
 
 impl<T: Send> Gathered<T> {

@@ -4,21 +4,21 @@ use cupola_artifact::stage::{Configured, Plan, PlanInputs, Reference, Report, St
 use cupola_artifact::{Error, Result, human_count, parse_config, unknown_name};
 use cupola_generate::load_to_change;
 use cupola_nn::{Decoder, DecoderSpec};
-use cupola_tokenizer::{Message, Tokenizer};
+use cupola_tokenizer::Tokenizer;
 use cupola_train::Objective;
 use cupola_train::batching::Layout;
-use cupola_train::conversation::{Example, Fit, prompt_key, with_system};
+use cupola_train::conversation::{Example, prompt_key, with_system};
 use cupola_train::finetune::{FineTune, metrics, split_keys};
 use cupola_train::loader::Steps;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::algorithm::Algorithm;
-use crate::dataset::{Encoded, Gathered};
+use crate::dataset::{Encoded, Gathered, encode_answer, encode_pair};
 use crate::doctor::conclude;
 use crate::loss::{self, Divergence, LossSettings, PairLoss, Reward};
 use crate::pairs::{Pair, PairAlignment, ScoredPair};
-use crate::records::{read_preference, read_verdicts};
+use crate::records::{Verdict, read_verdicts};
 use crate::reference::reference_logps;
 use crate::singles::{Single, SingleAlignment, mismatch};
 use crate::stage::KIND;
@@ -252,37 +252,18 @@ impl Bench<'_> {
 }
 
 impl Aligned {
-    /// An answer as tokens after a prompt, and whether it came through whole.
-    fn encode(&self, bench: &Bench<'_>, prompt: &[Message], answer: &[Message]) -> Result<(Example, Fit)> {
-        let mut example = Example::completion(bench.tokenizer, prompt, answer)?;
-        let fit = example.cut(bench.max_len);
-        Ok((example, fit))
-    }
-
     fn pairs(&self, bench: &Bench<'_>) -> Result<Gathered<Pair>> {
         Gathered::read(&self.shared, bench.context, ("pairs", bench.max_len), |record| {
-            let preference = read_preference(record)?;
-            let prompt = with_system(preference.prompt, self.shared.system.as_deref());
-            let place = || format!("{}: line {}", record.source.display(), record.line);
-            let encode = |answer: &[Message]| self.encode(bench, &prompt, answer).map_err(|e| e.wrap(place()));
-            let ((chosen, first), (rejected, second)) = (encode(&preference.chosen)?, encode(&preference.rejected)?);
-            // Two equal answers teach nothing.
-            let fit = match (first, second) {
-                (Fit::Nothing, _) | (_, Fit::Nothing) => Fit::Nothing,
-                _ if chosen == rejected => Fit::Nothing,
-                (Fit::Cut, _) | (_, Fit::Cut) => Fit::Cut,
-                _ => Fit::Whole,
-            };
-            Ok(vec![(prompt_key(&prompt), Pair { chosen, rejected }, fit)])
+            Ok(vec![encode_pair(&self.shared, bench.tokenizer, record, bench.max_len)?])
         })
     }
 
     fn verdicts(&self, bench: &Bench<'_>) -> Result<Gathered<Single>> {
         Gathered::read(&self.shared, bench.context, ("answers", bench.max_len), |record| {
-            let place = || format!("{}: line {}", record.source.display(), record.line);
-            let encode = |verdict: crate::records::Verdict| -> Result<Encoded<Single>> {
+            let encode = |verdict: Verdict| -> Result<Encoded<Single>> {
                 let prompt = with_system(verdict.prompt, self.shared.system.as_deref());
-                let (answer, fit) = self.encode(bench, &prompt, &verdict.answer).map_err(|e| e.wrap(place()))?;
+                let both = (&prompt[..], &verdict.answer[..]);
+                let (answer, fit) = encode_answer(bench.tokenizer, record, both, bench.max_len)?;
                 let single = Single { answer, desirable: verdict.desirable, reference: 0.0, mismatched: None };
                 Ok((prompt_key(&prompt), single, fit))
             };

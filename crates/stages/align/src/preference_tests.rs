@@ -9,6 +9,7 @@ use cupola_testkit::{TempDir, assert_close, metric, run_stage, tiny_llama_dir};
 use cupola_train::conversation::{Holdout, read_all};
 
 use super::*;
+use crate::read_preference;
 use crate::stage::AlignStage;
 
 /// A folder with a tiny model and pairs in which laughing is better than crying.

@@ -7,7 +7,6 @@ use cupola_artifact::{Error, Result, human_count, parse_config};
 use cupola_nn::{Encoder, Module};
 use cupola_tokenizer::Tokenizer;
 use cupola_train::batching::groups;
-use cupola_train::conversation::{Example, Fit, prompt_key, with_system};
 use cupola_train::finetune::{FineTune, metrics, split_keys};
 use cupola_train::loader::Steps;
 use cupola_train::{Objective, Part};
@@ -15,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::algorithm::Algorithm;
-use crate::dataset::Gathered;
+use crate::dataset::{Gathered, encode_pair};
 use crate::doctor::conclude;
 use crate::pairs::Pair;
-use crate::records::{margin_of, read_preference};
+use crate::records::margin_of;
 use crate::reward_loss::reward_loss;
 use crate::stage::KIND;
 
@@ -171,23 +170,9 @@ impl Objective for Objects {
 impl Rewarding {
     fn data(&self, context: &StageContext<'_>, tokenizer: &Tokenizer, max_len: usize) -> Result<Gathered<Led>> {
         Gathered::read(&self.shared, context, ("pairs", max_len), |record| {
-            let preference = read_preference(record)?;
             let margin = margin_of(record)?;
-            let prompt = with_system(preference.prompt, self.shared.system.as_deref());
-            let place = || format!("{}: line {}", record.source.display(), record.line);
-            let encode = |answer: &[cupola_tokenizer::Message]| -> Result<(Example, Fit)> {
-                let mut example = Example::completion(tokenizer, &prompt, answer).map_err(|e| e.wrap(place()))?;
-                let fit = example.cut(max_len);
-                Ok((example, fit))
-            };
-            let ((chosen, first), (rejected, second)) = (encode(&preference.chosen)?, encode(&preference.rejected)?);
-            let fit = match (first, second) {
-                (Fit::Nothing, _) | (_, Fit::Nothing) => Fit::Nothing,
-                _ if chosen == rejected => Fit::Nothing,
-                (Fit::Cut, _) | (_, Fit::Cut) => Fit::Cut,
-                _ => Fit::Whole,
-            };
-            Ok(vec![(prompt_key(&prompt), Led { pair: Pair { chosen, rejected }, margin }, fit)])
+            let (key, pair, fit) = encode_pair(&self.shared, tokenizer, record, max_len)?;
+            Ok(vec![(key, Led { pair, margin }, fit)])
         })
     }
 }
